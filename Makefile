@@ -1,0 +1,47 @@
+# Two commands: `make sweep` runs the main job on the built-in facts and model, `make test` runs the tests.
+# Both set up .venv first (Python 3.11, pip); `make venv` only sets up.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help venv sweep test lint slow clean
+
+help:
+	@echo "make sweep   set up, then run the layer search on the built-in facts and model (about two minutes)"
+	@echo "make test    set up, then lint, type check and run the tests"
+	@echo "make slow    the long tests: real Ray jobs, real data where it is at hand"
+	@echo "make venv    only set up .venv from requirements.lock"
+	@echo "make clean   remove .venv and caches; results in ~/babelsweep stay"
+
+venv: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@echo "Setting up $(VENV) from requirements.lock (about two minutes the first time) ..."
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH: install Python 3.11 or run 'make PYTHON=/path/to/python3.11 ...'"; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --requirement requirements.lock
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+	@echo "Ready: $(BIN)/python"
+
+sweep: $(STAMP)
+	@$(BIN)/python jobs/lrp2_sweep.py --config jobs/presets/lrp2_atlas.yaml
+
+lint: $(STAMP)
+	@echo "Lint, format, types, import rules ..."
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: lint
+	@echo "Tests ..."
+	@$(BIN)/python -m pytest
+
+slow: $(STAMP)
+	@$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,300 @@
+"""The layer search over queries: tiles that fit the memory, the lattice, the ranking; or the naive loop.
+
+Both give the same hits. Memory is bounded: a tile holds as many packed rows as fit, and a tile that does not fit after
+all is cut in two and tried again.
+
+Shape legend: Q queries, P layer pairs, N packed rows, D hidden.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from methods.backbone.base import Backbone
+from methods.lrp2.lattice import Schedule, last_states, schedule
+from methods.lrp2.naive import hits_of_scores, naive_scores
+from methods.lrp2.probes import Query
+from methods.lrp2.projection import LastLayer, Pair
+from methods.lrp2.ranking import ROW_TILE, VOCABULARY_TILE, Head, rank
+from methods.lrp2.tiles import Tile, build_tile, plan_tiles
+
+log = logging.getLogger(__name__)
+
+# Rows through one block at a time: on a CPU what the caches hold, on a GPU what keeps it busy.
+ROWS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
+MOST_TILE_ROWS = {"cpu": 2048, "cuda": 65536}
+FEWEST_TILE_ROWS = 64
+
+
+class OutOfMemory(Exception):
+    """A single query does not fit into the memory bound."""
+
+
+@dataclass
+class SearchStats:
+    """What a search cost.
+
+    Attributes:
+        tiles: passes through the model; `retried` of them because a larger one did not fit.
+        packed_rows: rows over all tiles.
+        block_rows: packed rows times blocks computed.
+        block_flops: floating-point operations in the blocks.
+        head_rows: rows whose normaliser was computed, of `needed_rows`.
+    """
+
+    tiles: int = 0
+    retried: int = 0
+    packed_rows: int = 0
+    block_rows: int = 0
+    block_flops: float = 0.0
+    head_rows: int = 0
+    needed_rows: int = 0
+
+    def add(self, other: SearchStats) -> None:
+        """Adds another search's cost to this one."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Hits of all queries, in the order in which the queries were given.
+
+    Attributes:
+        hits: [Q, 1 + P] bool; column 0 is the unmodified model.
+        ties: [Q, 1 + P] int16, candidates that share the top with the gold object.
+        scores: per query [1 + P, candidates], or None when only hits are kept.
+    """
+
+    hits: NDArray[np.bool_]
+    ties: NDArray[np.int16]
+    scores: list[NDArray[np.float32]] | None
+    stats: SearchStats = field(default_factory=SearchStats)
+
+
+class LayerSearch:
+    """The search over layer pairs with one model.
+
+    Args:
+        backbone: the model.
+        keep: ``hits`` computes normalisers only where they can change the ranking; ``scores`` computes and keeps all.
+        method: ``lattice`` or ``naive``.
+        last_layer: on which side of a final norm layer L lies.
+        head_dtype: dtype of the logits.
+        memory_bytes: bound on the process's memory (on a GPU: on the device's), weights included.
+        batch_size: forms in one forward of the naive loop.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        keep: Literal["hits", "scores"] = "hits",
+        method: Literal["lattice", "naive"] = "lattice",
+        last_layer: LastLayer = "normed",
+        head_dtype: torch.dtype | None = None,
+        memory_bytes: int | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        self.backbone = backbone
+        self.keep = keep
+        self.method = method
+        self.last_layer: LastLayer = last_layer
+        self.memory_bytes = memory_bytes
+        self.batch_size = batch_size
+        self.trees = backbone.kind == "causal" and backbone.accepts_trees
+        self.device = backbone.device.type
+        if head_dtype is None:
+            head_dtype = torch.float64 if backbone.dtype == torch.float64 else torch.float32
+        self.head = Head.of(backbone.unembedding, head_dtype) if method == "lattice" else None
+
+    @torch.no_grad()
+    def run(
+        self,
+        queries: Sequence[Query],
+        shift: Tensor | None,
+        pairs: Sequence[Pair],
+        *,
+        progress: Callable[[float], None] = lambda fraction: None,
+    ) -> SearchResult:
+        """Evaluates all queries under the unmodified model and every pair.
+
+        Args:
+            queries: from `QueryBuilder`; a query whose gold object has no tokens is never a hit.
+            shift: ``v_en - v_l``, [L + 1, D]; None when there are no pairs.
+            pairs: the layer pairs.
+            progress: told the fraction done.
+
+        Raises:
+            OutOfMemory: if a single query does not fit.
+        """
+        width = 1 + len(pairs)
+        result = SearchResult(
+            hits=np.zeros((len(queries), width), dtype=np.bool_),
+            ties=np.zeros((len(queries), width), dtype=np.int16),
+            scores=[np.empty((0, 0), dtype=np.float32)] * len(queries) if self.keep == "scores" else None,
+        )
+        places = {id(query): place for place, query in enumerate(queries)}
+        answerable = [query for query in queries if query.gold >= 0]
+        if self.method == "naive":
+            self._naive(answerable, shift, pairs, places, result, progress)
+            return result
+        if shift is None:
+            shift = torch.zeros(self.backbone.num_layers + 1, self.backbone.hidden_size)
+        shift = shift.to(self.backbone.device, self.backbone.dtype)
+        walk = schedule(pairs, self.backbone.num_layers)
+        waiting = list(plan_tiles(answerable, trees=self.trees, most_rows=self._tile_rows(walk)))[::-1]
+        finished = 0
+        while waiting:
+            members = waiting.pop()
+            try:
+                self._run_tile(members, shift, walk, places, result)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                waiting += self._halve(members, error)
+                result.stats.retried += 1
+                continue
+            finished += len(members)
+            progress(finished / max(1, len(answerable)))
+        return result
+
+    def _halve(self, members: tuple[Query, ...], error: Exception) -> list[tuple[Query, ...]]:
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        if len(members) == 1:
+            raise OutOfMemory(
+                f"one query of {members[0].longest} tokens with all its layer pairs does not fit into memory ({error}); "
+                "give the trial more with --memory, or search fewer pairs with --pairs"
+            ) from error
+        log.warning("a tile of %d queries did not fit into memory: it is cut in two and tried again", len(members))
+        middle = len(members) // 2
+        return [members[middle:], members[:middle]]
+
+    def _run_tile(
+        self, members: tuple[Query, ...], shift: Tensor, walk: Schedule, places: dict[int, int], result: SearchResult
+    ) -> None:
+        assert self.head is not None
+        tile = build_tile(members, trees=self.trees, ranking_only=self.keep == "hits").to(self.backbone.device)
+        plan = self.backbone.plan(tile.pack)
+        last = last_states(
+            self.backbone,
+            plan,
+            shift,
+            walk,
+            last_layer=self.last_layer,
+            rows_at_once=ROWS_AT_ONCE[self.device],
+        )
+        head_rows = 0
+        at_once = self._branches_at_once(tile)
+        rows = [places[id(query)] for query in members]
+        score_parts = []
+        for a in range(0, len(last), at_once):
+            b = min(len(last), a + at_once)
+            states = self.backbone.transform(last[a:b])
+            ranking = rank(states, tile, self.head, keep_scores=self.keep == "scores")
+            result.hits[rows, a:b] = ranking.hits.T.cpu().numpy()
+            result.ties[rows, a:b] = ranking.ties.T.cpu().numpy()
+            head_rows += ranking.normalised_rows
+            if ranking.scores is not None:
+                score_parts.append(ranking.scores.float().cpu().numpy())
+        if result.scores is not None:
+            table = np.concatenate(score_parts)
+            for number, row in enumerate(rows):
+                first, stop = tile.first_candidate[number], tile.first_candidate[number + 1]
+                result.scores[row] = table[:, first:stop].copy()
+        result.stats.add(self._cost(tile, walk, head_rows, len(last)))
+
+    def _cost(self, tile: Tile, walk: Schedule, head_rows: int, outcomes: int) -> SearchStats:
+        n, m = tile.pack.rows, len(tile.pack.need)
+        length = sum(s.count * s.length**2 for s in tile.pack.segments) / n
+        return SearchStats(
+            tiles=1,
+            packed_rows=n,
+            block_rows=n * walk.block_evaluations,
+            block_flops=n * (walk.block_evaluations - walk.last) * self.backbone.block_flops(length)
+            + n * walk.last * self.backbone.block_flops(length, needed=m / n),
+            head_rows=head_rows,
+            needed_rows=outcomes * m,
+        )
+
+    def _naive(
+        self,
+        queries: Sequence[Query],
+        shift: Tensor | None,
+        pairs: Sequence[Pair],
+        places: dict[int, int],
+        result: SearchResult,
+        progress: Callable[[float], None],
+    ) -> None:
+        todo = (1 + len(pairs)) * sum(len(query.forms) for query in queries)
+        finished = 0
+
+        def done(forwards: int) -> None:
+            nonlocal finished
+            finished += forwards
+            progress(finished / max(1, todo))
+
+        if shift is not None:
+            shift = shift.to(self.backbone.device, self.backbone.dtype)
+        scores = naive_scores(
+            self.backbone, queries, shift, pairs, last_layer=self.last_layer, batch_size=self.batch_size, done=done
+        )
+        if not queries:
+            return
+        hits, ties = hits_of_scores(queries, scores)
+        rows = [places[id(query)] for query in queries]
+        result.hits[rows] = hits.T.numpy()
+        result.ties[rows] = ties.T.numpy()
+        if result.scores is not None:
+            for row, table in zip(rows, scores, strict=True):
+                result.scores[row] = table.float().numpy()
+
+    def _tile_rows(self, walk: Schedule) -> int:
+        """Packed rows of a tile: as many as the memory bound leaves room for, up to what is worth it."""
+        most = MOST_TILE_ROWS[self.device]
+        free = self._free_bytes()
+        if free is None:
+            return most
+        return max(FEWEST_TILE_ROWS, min(most, int(free / self._bytes_per_row(walk))))
+
+    def _bytes_per_row(self, walk: Schedule) -> int:
+        """States of all branches, the outcomes before and after the head's transform."""
+        size = self.backbone.dtype.itemsize
+        return self.backbone.hidden_size * size * (walk.most_branches + 2 * len(walk.outcome))
+
+    def _free_bytes(self) -> int | None:
+        """Memory left for states: the bound less the weights, the process itself and the blocks' working space."""
+        if self.memory_bytes is None:
+            return None
+        width = self.backbone.description.block_weights // self.backbone.hidden_size
+        working = ROWS_AT_ONCE[self.device] * width * self.backbone.dtype.itemsize
+        working += 3 * ROW_TILE * VOCABULARY_TILE * 4
+        weights = self.backbone.description.weight_bytes(self.backbone.dtype)
+        if self.device == "cuda":
+            process = 0
+        else:
+            process = int(psutil.Process().memory_full_info().uss)
+        return int(0.85 * (self.memory_bytes - weights - process - working))
+
+    def _branches_at_once(self, tile: Tile) -> int:
+        """Branches that the head takes together, so that its temporary tables stay small beside the states."""
+        per_branch = len(tile.pack.need) * self.backbone.hidden_size * 8
+        per_branch += (tile.raw_reads.numel() + 8 * len(tile.set_of) + 16 * tile.query_sets.numel()) * 4
+        per_branch += sum(group.rows.numel() * group.tokens.shape[1] for group in tile.reads) * 12
+        room = 256 * 2**20 if self.device == "cpu" else 4 * 2**30
+        return max(1, room // per_branch)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Torch reports a failed CPU allocation as a plain RuntimeError of its allocator."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

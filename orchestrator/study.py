@@ -1,0 +1,175 @@
+"""The contract between the engine and a study: what a family of experiments must say to be swept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import pyarrow as pa
+
+from orchestrator.report.blocks import Section
+from orchestrator.spec import SweepSpec
+
+SpecT = TypeVar("SpecT", bound=SweepSpec)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of a study's grid.
+
+    Attributes:
+        cell: the cell's coordinates, JSON scalars, e.g. ``{"language": "de", "part": 0}``.
+        depends_on: everything else the answer depends on (model and data fingerprints, options), as JSON.
+        cost: expected floating-point operations; only ratios between trials matter for the ETA.
+        key: content address: equal keys mean equal answers, so a finished key is never run again.
+    """
+
+    cell: Mapping[str, Any]
+    depends_on: Mapping[str, Any]
+    cost: float
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        text = json.dumps([dict(self.cell), dict(self.depends_on)], sort_keys=True, ensure_ascii=False)
+        object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest()[:20])
+
+    @property
+    def label(self) -> str:
+        """Short name for progress lines: the cell's values."""
+        return " ".join(str(value) for value in self.cell.values())
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What the engine gives a trial on its worker.
+
+    Attributes:
+        cache: directory on this node for content-addressed intermediate results.
+        scratch: directory that survives a retry of this trial (checkpoints live here).
+        threads: CPU cores this trial may use.
+        device: torch device string, ``"cpu"`` or ``"cuda:0"``.
+        memory_bytes: memory this trial may use, weights included.
+        progress: call with the fraction done in [0, 1]; cheap, may be called often.
+    """
+
+    cache: Path
+    scratch: Path
+    threads: int
+    device: str
+    memory_bytes: int
+    progress: Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A finished trial as read back from its Parquet file."""
+
+    trial: Trial
+    table: pa.Table
+    seconds: float
+    peak_bytes: int
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One child run in MLflow: `key` identifies it across re-runs."""
+
+    key: str
+    name: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything derived from the trial files; can be derived again at any time.
+
+    Attributes:
+        document: what goes into summary.json beside the engine's own keys (sweep, study, seconds, trials).
+        table: one row per unit the reader compares (for a layer search: language x layer pair).
+        terminal: the table printed at the end.
+        sections: the report.
+        runs: MLflow child runs.
+        metrics: MLflow metrics of the sweep's parent run.
+        headline: one or two sentences saying what was found.
+    """
+
+    document: Mapping[str, Any]
+    table: pa.Table
+    sections: Sequence[Section]
+    runs: Sequence[TrackedRun]
+    metrics: Mapping[str, float]
+    headline: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep will need, for --dry-run: floating-point operations, bytes per trial, and notes in words."""
+
+    flops: float
+    seconds: float
+    memory_bytes: int
+    notes: Sequence[str] = ()
+
+
+class Study(ABC, Generic[SpecT]):
+    """One experiment family as the engine sees it.
+
+    The life of a study:
+
+    1. The driver parses the command line into `spec_type` and calls ``Study(spec, cache)``.
+    2. ``prepare()`` on the driver reads and checks data and model; it raises UserError with every mistake found
+       and must be quick when its results are cached.
+    3. ``trials()`` lists the grid; ``estimate(trials)`` says what it will cost; ``describe()`` says of what.
+    4. The study itself is sent to the workers (it is pickled: keep it small, no models, no tables).
+       ``load(context)`` runs once per worker process; ``run(trial, loaded, context)`` once per trial. The table
+       that ``run`` returns is written by the engine as ``trials/<key>.parquet``.
+    5. ``summarize(results)`` on the driver turns all finished trials into the answer, without the model.
+
+    Class attributes:
+        name: the study's name, e.g. ``"lrp2"``.
+        result_version: raised whenever the same trial would now give another table; part of every key.
+    """
+
+    name: ClassVar[str]
+    result_version: ClassVar[int]
+    spec_type: ClassVar[type[SweepSpec]]
+
+    def __init__(self, spec: SpecT, cache: Path) -> None:
+        self.spec = spec
+        self.cache = cache
+        self.warnings: list[str] = []
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Reads and checks data and model on the driver. Raises UserError with all mistakes."""
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, str]:
+        """At least ``model`` and ``data``, then whatever identifies the sweep in a list of sweeps."""
+
+    @abstractmethod
+    def trials(self) -> Sequence[Trial]:
+        """The grid, most expensive first."""
+
+    @abstractmethod
+    def estimate(self, trials: Sequence[Trial]) -> Estimate:
+        """The cost of these trials on this machine; `seconds` is compute time of one worker doing them all."""
+
+    @abstractmethod
+    def load(self, context: TrialContext) -> Any:
+        """Loads what all trials of a worker share (the model)."""
+
+    @abstractmethod
+    def run(self, trial: Trial, loaded: Any, context: TrialContext) -> pa.Table:
+        """Computes one cell. Must be deterministic given the trial's key."""
+
+    @abstractmethod
+    def summarize(self, results: Sequence[TrialResult]) -> Summary:
+        """The answer, from the trials' tables alone."""
