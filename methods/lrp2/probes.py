@@ -213,9 +213,7 @@ class QueryBuilder:
         return queries
 
 
-def _distinct(
-    sequences: Sequence[tuple[int, ...]], gold: tuple[int, ...]
-) -> tuple[list[tuple[int, ...]], int, int]:
+def _distinct(sequences: Sequence[tuple[int, ...]], gold: tuple[int, ...]) -> tuple[list[tuple[int, ...]], int, int]:
     """Distinct non-empty sequences in order, the gold one's number (-1 if empty), and how many others equal it."""
     distinct = [ids for ids in dict.fromkeys(sequences) if ids]
     if not gold:

@@ -43,7 +43,9 @@ class Head:
         weight, bias = unembedding
         mean_weight = torch.stack([part.double().sum(0) for part in weight.split(VOCABULARY_TILE)]).sum(0) / len(weight)
         mean_bias = torch.zeros((), device=weight.device) if bias is None else bias.double().mean()
-        return cls(weight.to(dtype), None if bias is None else bias.to(dtype), mean_weight.to(dtype), mean_bias.to(dtype))
+        return cls(
+            weight.to(dtype), None if bias is None else bias.to(dtype), mean_weight.to(dtype), mean_bias.to(dtype)
+        )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -12,47 +12,65 @@ from statistics import fmean
 from methods.lrp2.outcome import LanguageOutcome, PairScore, SearchOutcome
 from orchestrator.report.blocks import DotPlot, HeatCell, HeatMaps, HeatPanel, Interval, Section, Series, Table
 from orchestrator.report.cells import number_text
-from orchestrator.report.languages import language_label
+from orchestrator.report.languages import language_label, language_name
 
 ORACLE = Series("Oracle: the pair that is best on the very facts reported", "ring", "orange")
 HONEST = Series("Honest: pairs chosen on other facts, with 95% interval", "dot", "blue")
 BASELINE = Series("Without LRP2", "dot", "grey")
 
 HOW_TO_READ = (
-    "Accuracy (acc) is the share of facts whose right object ranks first among all candidates, in percent; gains are in "
-    "percentage points against the same model without LRP2. A pair i/j projects hidden states into {pivot} after layer i "
-    "and back after layer j."
+    "Accuracy (acc) is the share of facts whose right object ranks first among all candidates, in percent; gains are "
+    "in points of accuracy against the same model without LRP2. A pair i/j projects hidden states into {pivot} after "
+    "layer i and back after layer j."
 )
 ORACLE_IS = (
     "Oracle is the best of all {pairs} pairs, chosen on the very facts it is reported on, as in the paper: an upper "
-    "bound, and above zero by luck alone."
+    "bound, above zero by luck even where nothing helps."
 )
 HONEST_IS = (
-    "Honest answers each fact with a pair that was chosen on other folds of subjects: what one may expect on new facts. "
+    "Honest answers each fact with a pair that was chosen on other folds of subjects: what to expect on new facts. "
     "Brackets are 95% bootstrap intervals."
 )
 TRANS_IS = (
     "Trans is the overlap of the facts known in the language with those known in {pivot}, intersection over union, in "
     "percent."
 )
+GAIN_NOTE = (
+    "Languages in the order of their honest gain. The blue dot is what LRP2 gives on facts that had no say in the "
+    "choice of the layers; where its whisker stays clear of the zero line, the gain or loss is more than chance. The "
+    "orange ring is what a search reports that chooses and measures on the same facts. From ring to dot is the "
+    "optimism of that choice."
+)
+MAPS_NOTE = (
+    "One cell per pair i < j, one colour scale for all languages: green gains, purple loses. Colour grows with the "
+    "square root, so that small gains stay visible beside large losses. Point at a cell, or tap it, for its numbers. "
+    "Dots inside the ring: the choice hardly depends on which facts were seen; dots far from it: it does. Beside the "
+    "name stand the oracle pair and its gain."
+)
+GAP_NOTE = (
+    "The bar is the gap that LRP2 might close: what the model answers in {pivot} and not in the language. Widest gap "
+    "first."
+)
 
 
 def report_sections(outcome: SearchOutcome) -> Sequence[Section]:
     """The report of a layer search, from the answer to the choices behind it."""
-    return [_found(outcome), _gains(outcome), _maps(outcome), _gap(outcome), _choices(outcome)]
+    pictures = [_gains(outcome), _maps(outcome), _gap(outcome)] if _others(outcome) else []
+    return [_found(outcome), *pictures, _choices(outcome)]
 
 
 def headline(outcome: SearchOutcome) -> str:
     """One or two sentences: how many languages gain, by how much, and what the oracle would have claimed."""
     others = _others(outcome)
     if not others:
-        return f"{language_label(outcome.pivot)} answers {outcome.pivot_acc:.1f}% of its facts; no other language was searched."
+        pivot = language_name(outcome.pivot)
+        return f"The model answers {outcome.pivot_acc:.1f}% of the facts in {pivot}; no other language was searched."
     real = sum(one.honest.gain_low > 0 for one in others)
     honest = number_text(fmean(one.honest.gain for one in others), signed=True)
     oracle = number_text(fmean(_oracle_gain(one) for one in others), signed=True)
     return (
-        f"With layers chosen on other facts, LRP2 helps {real} of {len(others)} languages beyond chance, {honest} points on "
-        f"average over all {len(others)}; choosing on the same facts, as the paper does, would claim {oracle}."
+        f"With layers chosen on other facts, LRP2 helps {real} of {len(others)} languages beyond chance, and changes "
+        f"accuracy by {honest} points on average; choosing on the same facts, as the paper does, would claim {oracle}."
     )
 
 
@@ -122,14 +140,10 @@ def _found(outcome: SearchOutcome) -> Section:
 
 
 def _gains(outcome: SearchOutcome) -> Section:
-    ordered = sorted(_others(outcome), key=lambda one: -one.honest.gain)
-    rows = [
-        (
-            language_label(one.language),
-            [_oracle_gain(one), Interval(one.honest.gain, one.honest.gain_low, one.honest.gain_high)],
-        )
-        for one in ordered
-    ]
+    rows: list[tuple[str, list[float | Interval | None]]] = []
+    for one in sorted(_others(outcome), key=lambda one: -one.honest.gain):
+        honest = Interval(one.honest.gain, one.honest.gain_low, one.honest.gain_high)
+        rows.append((language_label(one.language), [_oracle_gain(one), honest]))
     plot = DotPlot(
         name="gain",
         title="Gain per language",
@@ -137,12 +151,7 @@ def _gains(outcome: SearchOutcome) -> Section:
         series=[ORACLE, HONEST],
         rows=rows,
         zero=True,
-        note=(
-            "Languages in the order of their honest gain. The blue dot is what LRP2 gives on facts that had no say in the "
-            "choice of the layers; where its whisker stays clear of the zero line, the gain (or loss) is more than chance. "
-            "The orange ring is what a search reports that chooses and measures on the same facts. The distance from ring "
-            "to dot is the optimism of that choice."
-        ),
+        note=GAIN_NOTE,
     )
     return Section("Is the gain real?", "", [plot])
 
@@ -160,13 +169,13 @@ def _maps(outcome: SearchOutcome) -> Section:
             if folds := picked[score.lirp, score.lsrp]:
                 hover += f", chosen in {folds} of {len(one.honest.pairs)} folds"
             cells.append(HeatCell(score.lirp, score.lsrp, gain, hover))
-        best = f"{_pair(one.oracle)}  {number_text(_oracle_gain(one), signed=True)}"
+        best = f"{_pair(one.oracle)}: {number_text(_oracle_gain(one), signed=True)}"
         marks = [[(one.oracle.lirp, one.oracle.lsrp)], list(one.honest.pairs)]
         panels.append(HeatPanel(language_label(one.language), best, cells, marks))
     maps = HeatMaps(
         name="pairs",
         title="Gain of every layer pair",
-        rows=f"layer i, after which states go into {language_label(outcome.pivot)} (LIRP)",
+        rows=f"layer i, after which states go into {language_name(outcome.pivot)} (LIRP)",
         columns="layer j, after which they go back (LSRP)",
         scale="Gain in accuracy (points)",
         panels=panels,
@@ -174,18 +183,13 @@ def _maps(outcome: SearchOutcome) -> Section:
             Series("oracle: best pair on all facts", "ring", "orange"),
             Series("honest: pair chosen for a fold", "dot", "blue"),
         ],
-        note=(
-            "One cell per pair i < j, on one colour scale for all languages: green gains, purple loses. Colour grows with "
-            "the square root, so that small gains stay visible beside large losses. Point at a cell for its numbers. A "
-            "dot inside the ring means that the choice does not depend on which facts were seen; dots far from the ring "
-            "mean that it does. Beside the name: the oracle pair and its gain."
-        ),
+        note=MAPS_NOTE,
     )
     return Section("Which layers?", "", [maps])
 
 
 def _gap(outcome: SearchOutcome) -> Section:
-    pivot = language_label(outcome.pivot)
+    pivot = language_name(outcome.pivot)
     ordered = sorted(_others(outcome), key=lambda one: one.baseline_acc - one.english_acc)
     plot = DotPlot(
         name="gap",
@@ -194,11 +198,11 @@ def _gap(outcome: SearchOutcome) -> Section:
         series=[BASELINE, Series(f"{pivot} on the same facts", "square", "green")],
         rows=[(language_label(one.language), [one.baseline_acc, one.english_acc]) for one in ordered],
         joined=True,
-        note=f"The bar is the gap that LRP2 may close: what the model knows in {pivot} and not in the language. Widest gap first.",
+        note=_say(GAP_NOTE, outcome),
     )
     table = Table(
         title="The gap in numbers",
-        columns=["Language", "Facts", "Acc", "Acc of the pivot", "Gap", "Ties"],
+        columns=["Language", "Facts", "Acc", "Pivot acc", "Gap", "Ties"],
         rows=[
             [
                 language_label(one.language),
@@ -233,14 +237,14 @@ def _choices(outcome: SearchOutcome) -> Section:
 
 
 def _means(rows: Sequence[Sequence[object]]) -> list[object]:
-    """The footer of the key table: means of its number columns, without facts and intervals' bounds."""
+    """The footer of the key table: means of its percentages and gains."""
     if not rows:
         return []
     means: list[object] = []
     for column in zip(*rows, strict=True):
         values = [cell.value if isinstance(cell, Interval) else cell for cell in column]
-        means.append(fmean(values) if all(isinstance(value, float) for value in values) else None)
-    return [f"Mean of {len(rows)}", *means[1:-1], ""]
+        means.append(fmean(values) if all(isinstance(value, float) for value in values) else "")
+    return [f"Mean of {len(rows)}", *means[1:]]
 
 
 def _others(outcome: SearchOutcome) -> list[LanguageOutcome]:
@@ -258,4 +262,4 @@ def _pair(score: PairScore) -> str:
 
 def _say(text: str, outcome: SearchOutcome) -> str:
     layers = outcome.num_layers
-    return text.format(pivot=language_label(outcome.pivot), pairs=layers * (layers - 1) // 2)
+    return text.format(pivot=language_name(outcome.pivot), pairs=layers * (layers - 1) // 2)

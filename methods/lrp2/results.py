@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 METADATA_KEY = b"lrp2"
 
 
-def hits_table(
-    facts: pa.Table, parts: Sequence[SearchResult], pairs: Sequence[Pair], num_layers: int
-) -> pa.Table:
+def hits_table(facts: pa.Table, parts: Sequence[SearchResult], pairs: Sequence[Pair], num_layers: int) -> pa.Table:
     """The table of a trial.
 
     Args:
@@ -62,7 +60,7 @@ def hits_table(
     }
     if parts and parts[0].scores is not None:
         columns["scores"] = pa.array(
-            [table.tolist() for part in parts for table in part.scores or ()], pa.list_(pa.list_(pa.float32()))
+            [table.tolist() for part in parts for table in part.scores or ()], pa.list_(pa.list_(pa.from_numpy_dtype(parts[0].scores[0].dtype)))
         )
     record = {"pairs": list(pairs), "num_layers": num_layers, "stats": vars(stats)}
     return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(record).encode()})

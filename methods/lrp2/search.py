@@ -77,7 +77,7 @@ class SearchResult:
 
     hits: NDArray[np.bool_]
     ties: NDArray[np.int16]
-    scores: list[NDArray[np.float32]] | None
+    scores: list[NDArray[np.floating]] | None
     stats: SearchStats = field(default_factory=SearchStats)
 
 
@@ -141,7 +141,7 @@ class LayerSearch:
         result = SearchResult(
             hits=np.zeros((len(queries), width), dtype=np.bool_),
             ties=np.zeros((len(queries), width), dtype=np.int16),
-            scores=[np.empty((0, 0), dtype=np.float32)] * len(queries) if self.keep == "scores" else None,
+            scores=[np.empty((width, 0))] * len(queries) if self.keep == "scores" else None,
         )
         places = {id(query): place for place, query in enumerate(queries)}
         answerable = [query for query in queries if query.gold >= 0]
@@ -206,7 +206,7 @@ class LayerSearch:
             result.ties[rows, a:b] = ranking.ties.T.cpu().numpy()
             head_rows += ranking.normalised_rows
             if ranking.scores is not None:
-                score_parts.append(ranking.scores.float().cpu().numpy())
+                score_parts.append(ranking.scores.cpu().numpy())
         if result.scores is not None:
             table = np.concatenate(score_parts)
             for number, row in enumerate(rows):
@@ -257,7 +257,7 @@ class LayerSearch:
         result.ties[rows] = ties.T.numpy()
         if result.scores is not None:
             for row, table in zip(rows, scores, strict=True):
-                result.scores[row] = table.float().numpy()
+                result.scores[row] = table.numpy()
 
     def _tile_rows(self, walk: Schedule) -> int:
         """Packed rows of a tile: as many as the memory bound leaves room for, up to what is worth it."""

@@ -89,9 +89,7 @@ def acc(value: NDArray[np.float64]) -> NDArray[np.float64]:
     return 100.0 * value.mean(0)
 
 
-def trans(
-    hits: NDArray[np.bool_], pivot: NDArray[np.bool_], pivot_elsewhere: int = 0
-) -> NDArray[np.float64]:
+def trans(hits: NDArray[np.bool_], pivot: NDArray[np.bool_], pivot_elsewhere: int = 0) -> NDArray[np.float64]:
     """Trans in percent: hits [F, ...] against the pivot's hits on the same facts [F].
 
     Args:
@@ -105,7 +103,9 @@ def trans(
     return np.divide(100.0 * both, either, out=np.zeros(both.shape), where=either > 0)
 
 
-def best_pair(scores: NDArray[np.float64], accs: NDArray[np.float64], pairs: Sequence[Pair], criterion: Criterion) -> int:
+def best_pair(
+    scores: NDArray[np.float64], accs: NDArray[np.float64], pairs: Sequence[Pair], criterion: Criterion
+) -> int:
     """The index of the best pair: by the criterion, then the other score, then the smaller i, then the smaller j."""
     first, second = (scores, accs) if criterion == "trans" else (accs, scores)
     return min(range(len(pairs)), key=lambda p: (-first[p], -second[p], pairs[p]))
@@ -144,9 +144,7 @@ def evaluate_language(
     transfers = np.array([t for _, t in grid[1:]])
     pairs = [language.pairs[p] for p in complete]
     best = complete[best_pair(transfers[complete], accs[complete], pairs, options.criterion)]
-    cells = tuple(
-        PairScore(i, j, float(accs[p]), float(transfers[p])) for p, (i, j) in enumerate(language.pairs)
-    )
+    cells = tuple(PairScore(i, j, float(accs[p]), float(transfers[p])) for p, (i, j) in enumerate(language.pairs))
     honest = _honest(language, value, pivot, elsewhere, complete, options)
     on_same_facts = [pivot_credit[uuid] for uuid in language.uuids if uuid in pivot_credit]
     return LanguageOutcome(

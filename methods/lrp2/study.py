@@ -92,7 +92,9 @@ class LRP2Study(Study[LRP2Spec]):
         )
         self.probe = self._probe_options()
 
-    def _prepare_facts(self, languages: tuple[str, ...] | None, *, max_facts: int | None, split: str | None) -> FactStore:
+    def _prepare_facts(
+        self, languages: tuple[str, ...] | None, *, max_facts: int | None, split: str | None
+    ) -> FactStore:
         return prepare_facts(
             self.spec.facts,
             pools=None if self.spec.pools is None else str(self.spec.pools),

@@ -76,7 +76,9 @@ class Tile:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        reads = tuple(ReadGroup(g.rows.to(device), g.tokens.to(device), g.counts.to(device), g.first) for g in self.reads)
+        reads = tuple(
+            ReadGroup(g.rows.to(device), g.tokens.to(device), g.counts.to(device), g.first) for g in self.reads
+        )
         return dataclasses.replace(self, pack=self.pack.to(device), reads=reads, **moved)
 
 
@@ -146,7 +148,10 @@ def _contexts(
     need not be computed at all.
     """
     parts = [
-        [((query.forms[form][: at + 1] if trees else (form, at)), token) for at, token in zip(places, tokens, strict=True)]
+        [
+            ((query.forms[form][: at + 1] if trees else (form, at)), token)
+            for at, token in zip(places, tokens, strict=True)
+        ]
         for form, places, tokens in query.scored
     ]
     if not ranking_only:
@@ -195,7 +200,9 @@ def _pack_trees(
     shapes: dict[tuple[int, int], list[tuple[int, list[Context], list[int]]]] = defaultdict(list)
     for number, (wanted, _) in enumerate(needed):
         ends = {context for parts in wanted for context, _ in parts}
-        nodes = sorted({path[: depth + 1] for path in ends for depth in range(len(path))}, key=lambda path: (len(path), path))
+        nodes = sorted(
+            {path[: depth + 1] for path in ends for depth in range(len(path))}, key=lambda path: (len(path), path)
+        )
         local = [n for n, path in enumerate(nodes) if path in ends]
         shapes[len(nodes), len(local)].append((number, nodes, local))
     ids: list[int] = []

@@ -53,7 +53,7 @@ def language_vectors(
     total = torch.zeros(backbone.num_layers, backbone.hidden_size, dtype=torch.float64)
     count = 0
     longest = min(LONGEST_SENTENCE, backbone.max_length or LONGEST_SENTENCE)
-    for batch in sentences:
+    for batch in filter(None, sentences):
         encoded = backbone.tokenizer(
             list(batch), truncation=True, max_length=longest, return_special_tokens_mask=True, add_special_tokens=True
         )
@@ -86,14 +86,12 @@ def _chunks(
         yield chunk
 
 
-def _sum_of_means(
-    backbone: Backbone, sentences: list[tuple[list[int], list[int]]], last_layer: LastLayer
-) -> Tensor:
+def _sum_of_means(backbone: Backbone, sentences: list[tuple[list[int], list[int]]], last_layer: LastLayer) -> Tensor:
     """Sum over sentences of their token means, [L, D] float64 on the CPU."""
     pack, order = pack_sequences([ids for ids, _ in sentences], [()] * len(sentences))
-    weight = torch.cat(
-        [torch.tensor(sentences[n][1], dtype=torch.float64) / sum(sentences[n][1]) for n in order]
-    ).to(backbone.device)
+    weight = torch.cat([torch.tensor(sentences[n][1], dtype=torch.float64) / sum(sentences[n][1]) for n in order]).to(
+        backbone.device
+    )
     plan = backbone.plan(pack)
     x = backbone.embed(plan)[None]
     sums = []
