@@ -93,8 +93,7 @@ class Summary:
     Attributes:
         document: what goes into summary.json beside the engine's own keys (sweep, study, seconds, trials).
         table: one row per unit the reader compares (for a layer search: language x layer pair).
-        terminal: the table printed at the end.
-        sections: the report.
+        sections: the report; the first table of the first section is also printed at the end.
         runs: MLflow child runs.
         metrics: MLflow metrics of the sweep's parent run.
         headline: one or two sentences saying what was found.
@@ -110,11 +109,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sweep will need, for --dry-run: floating-point operations, bytes per trial, and notes in words."""
+    """What trials will cost: floating-point operations, seconds of one worker doing them all, and notes in words."""
 
     flops: float
     seconds: float
-    memory_bytes: int
     notes: Sequence[str] = ()
 
 
@@ -126,7 +124,8 @@ class Study(ABC, Generic[SpecT]):
     1. The driver parses the command line into `spec_type` and calls ``Study(spec, cache)``.
     2. ``prepare()`` on the driver reads and checks data and model; it raises UserError with every mistake found
        and must be quick when its results are cached.
-    3. ``trials()`` lists the grid; ``estimate(trials)`` says what it will cost; ``describe()`` says of what.
+    3. ``trials()`` lists the grid, ``memory_bytes()`` says what one trial needs, ``describe()`` what the sweep is of;
+       ``estimate()`` says, for ``--dry-run``, what it will cost.
     4. The study itself is sent to the workers (it is pickled: keep it small, no models, no tables).
        ``load(context)`` runs once per worker process; ``run(trial, loaded, context)`` once per trial. The table
        that ``run`` returns is written by the engine as ``trials/<key>.parquet``.
@@ -159,8 +158,17 @@ class Study(ABC, Generic[SpecT]):
         """The grid, most expensive first."""
 
     @abstractmethod
-    def estimate(self, trials: Sequence[Trial]) -> Estimate:
-        """The cost of these trials on this machine; `seconds` is compute time of one worker doing them all."""
+    def memory_bytes(self) -> int:
+        """The memory one trial needs at least, weights and process included. Called before every run: must be quick."""
+
+    @abstractmethod
+    def estimate(self, trials: Sequence[Trial], threads: int) -> Estimate:
+        """What these trials cost on this machine, for --dry-run; may measure for some seconds.
+
+        Args:
+            trials: the trials still to run.
+            threads: CPU cores of one trial.
+        """
 
     @abstractmethod
     def load(self, context: TrialContext) -> Any:
@@ -172,4 +180,8 @@ class Study(ABC, Generic[SpecT]):
 
     @abstractmethod
     def summarize(self, results: Sequence[TrialResult]) -> Summary:
-        """The answer, from the trials' tables alone."""
+        """The answer, from the trials' tables alone.
+
+        Args:
+            results: at least one, in the order of `trials`; trials that failed are missing, and the engine lists them.
+        """

@@ -1,4 +1,4 @@
-"""What a layer search will cost: floating-point operations from a sample of its queries, seconds from a short real run."""
+"""What a layer search will cost: operations from a sample of its queries, seconds from a short real run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from methods.backbone.base import Backbone
-from methods.backbone.loading import load_backbone
+from methods.backbone import Backbone, load_backbone
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import Query
 from methods.lrp2.projection import Pair
-from methods.lrp2.search import MOST_TILE_ROWS, LayerSearch
+from methods.lrp2.search import LayerSearch
 from methods.lrp2.tiles import build_tile
 from orchestrator.study import Estimate, Trial
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 SAMPLED_FACTS = 32
 SAMPLED_SENTENCES = 64
 CALIBRATION_FLOPS = 4e11
-PROCESS_BYTES = 600 * 2**20
 
 
 @dataclass(frozen=True)
@@ -59,17 +57,16 @@ def query_cost(queries: Sequence[Query], *, trees: bool) -> QueryCost:
     return QueryCost(pack.rows / len(answerable), len(pack.need) / len(answerable), length)
 
 
-def estimate_search(study: LRP2Study, trials: Sequence[Trial]) -> Estimate:
+def estimate_search(study: LRP2Study, trials: Sequence[Trial], threads: int) -> Estimate:
     """Samples every trial's queries and times a few of them.
 
     The time of a block run is measured on this machine with the model itself, on as many queries and pairs as take a
     few seconds, and scaled by floating-point operations.
     """
     if not trials:
-        return Estimate(0.0, 0.0, 0)
+        return Estimate(0.0, 0.0)
     spec = study.spec
-    if spec.cpus_per_trial:
-        torch.set_num_threads(spec.cpus_per_trial)
+    torch.set_num_threads(threads)
     device = "cuda" if spec.gpus_per_trial and torch.cuda.is_available() else "cpu"
     backbone = load_backbone(spec.model, dtype=getattr(torch, spec.dtype), device=device)
     trees = backbone.kind == "causal" and backbone.accepts_trees
@@ -88,15 +85,9 @@ def estimate_search(study: LRP2Study, trials: Sequence[Trial]) -> Estimate:
     vector_flops = sum(_vector_flops(study, backbone, language) for language in languages)
     seconds_per_flop = _calibrate(study, backbone, sample, trees)
     walk = schedule(study.pairs, backbone.num_layers)
-    states = MOST_TILE_ROWS[device] * backbone.hidden_size * backbone.dtype.itemsize
     return Estimate(
         flops=search_flops + vector_flops,
         seconds=(search_flops + vector_flops) * seconds_per_flop,
-        memory_bytes=int(
-            backbone.description.weight_bytes(backbone.dtype)
-            + PROCESS_BYTES
-            + states * (walk.most_branches + 2 * len(walk.outcome))
-        ),
         notes=(
             f"{walk.block_evaluations} block evaluations per input instead of "
             f"{(1 + len(study.pairs)) * backbone.num_layers} in a loop over pairs",

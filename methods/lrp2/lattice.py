@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.backbone.base import Backbone, Plan
+from methods.backbone import Backbone, Plan
 from methods.lrp2.projection import LastLayer, Pair
 
 

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from methods.backbone.base import Backbone
+from methods.backbone import Backbone
 from methods.lrp2.probes import Query
 from methods.lrp2.projection import LastLayer, Pair, projected
 

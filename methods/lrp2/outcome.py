@@ -44,11 +44,11 @@ class LanguageOutcome:
 
     Attributes:
         facts: |D_l|, the facts probed.
-        oracle: the best pair on the very facts that are reported, as in the paper.
+        oracle: the best pair by the search's criterion on the very facts that are reported, as in the paper.
         honest: the score of pairs chosen on other facts.
         grid: every pair, in any order.
         english_acc: the pivot's accuracy on the same facts.
-        ties: facts for which the gold candidate only shared the first rank, which counts as wrong.
+        ties: facts for which the gold candidate shares the first rank with others in the unmodified model.
         verdict: in a few words, whether the gain is real.
     """
 

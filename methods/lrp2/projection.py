@@ -1,11 +1,12 @@
 """Language representation projection (Xu et al. 2023, section 3): LIRP at layer i, LSRP at layer j.
 
 LIRP adds ``v_en[i] - v_l[i]`` to the output of block i at every position; LSRP adds ``v_l[j] - v_en[j]`` to the output
-of block j, 1 <= i < j <= L (equations 2 and 3). `shift` in this package is ``v_en - v_l``, [L + 1, D] (row 0 unused), so
-LIRP adds ``shift[i]`` and LSRP subtracts ``shift[j]``.
+of block j, 1 <= i < j <= L (equations 2 and 3). `shift` in this package is ``v_en - v_l``, [L + 1, D] (row 0 unused),
+so LIRP adds ``shift[i]`` and LSRP subtracts ``shift[j]``.
 
 At j = L a model may have a norm after its last block (BLOOM's ln_f). `LastLayer` says on which side of it layer L is:
-``normed`` shifts the normed state with vectors of normed states; ``raw`` shifts before the norm with vectors taken there.
+``normed`` shifts the normed state with vectors of normed states; ``raw`` shifts before the norm with vectors taken
+there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from methods.backbone.base import Backbone
+from methods.backbone import Backbone
 from orchestrator.errors import UserError
 
 LastLayer = Literal["normed", "raw"]
@@ -48,8 +49,8 @@ def parse_pairs(texts: tuple[str, ...] | None, num_layers: int) -> tuple[Pair, .
         pair = int(first), int(second)
         if not 1 <= pair[0] < pair[1] <= num_layers:
             wrong.append(
-                f"layer pair {text!r} is outside 1 <= i < j <= {num_layers}: this model has {num_layers} layers, so i is "
-                f"1 to {num_layers - 1} and j is i + 1 to {num_layers}"
+                f"layer pair {text!r} is outside 1 <= i < j <= {num_layers}: this model has {num_layers} layers, so i "
+                f"is 1 to {num_layers - 1} and j is i + 1 to {num_layers}"
             )
             continue
         pairs.setdefault(pair)

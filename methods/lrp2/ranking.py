@@ -9,7 +9,8 @@ are computed only until the answer is certain: each row's log-normaliser has an 
 vocabulary matrix). It bounds every score from above. The candidate with the largest bound is normalised exactly,
 again and again, until the gold object has lost to a normalised candidate or beats every bound.
 
-Shape legend: n branches, M needed rows, U reads, C candidates, K norm sets, Q queries, S norm sets of a query, V vocabulary.
+Shape legend: n branches, M needed rows, U reads, C candidates, K norm sets, Q queries, S norm sets of a query,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def _read(states: Tensor, tile: Tile, head: Head) -> tuple[Tensor, Tensor]:
 
 
 def _gathered_sum(values: Tensor, index: Tensor) -> Tensor:
-    """``values[:, index].sum(-1)`` where an index of ``values.shape[1]`` stands for nothing: [n, *] by [C, E] to [n, C]."""
+    """``values[:, index].sum(-1)``, the index ``values.shape[1]`` standing for nothing: [n, *], [C, E] to [n, C]."""
     padded = F.pad(values, (0, 1))
     total = torch.zeros(len(values), len(index), dtype=values.dtype, device=values.device)
     for column in index.T:

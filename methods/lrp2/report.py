@@ -25,7 +25,7 @@ HOW_TO_READ = (
 )
 ORACLE_IS = (
     "Oracle is the best of all {pairs} pairs, chosen on the very facts it is reported on, as in the paper: an upper "
-    "bound, above zero by luck even where nothing helps."
+    "bound, which luck alone lifts even where nothing helps."
 )
 HONEST_IS = (
     "Honest answers each fact with a pair that was chosen on other folds of subjects: what to expect on new facts. "
@@ -37,15 +37,15 @@ TRANS_IS = (
 )
 GAIN_NOTE = (
     "Languages in the order of their honest gain. The blue dot is what LRP2 gives on facts that had no say in the "
-    "choice of the layers; where its whisker stays clear of the zero line, the gain or loss is more than chance. The "
-    "orange ring is what a search reports that chooses and measures on the same facts. From ring to dot is the "
-    "optimism of that choice."
+    "choice of the layers; where its whisker stays clear of the zero line, the gain or loss is more than chance (each "
+    "language on its own: one whisker in twenty would by luck). The orange ring is what a search reports that chooses "
+    "and measures on the same facts. From ring to dot is the optimism of that choice."
 )
 MAPS_NOTE = (
     "One cell per pair i < j, one colour scale for all languages: green gains, purple loses. Colour grows with the "
     "square root, so that small gains stay visible beside large losses. Point at a cell, or tap it, for its numbers. "
-    "Dots inside the ring: the choice hardly depends on which facts were seen; dots far from it: it does. Beside the "
-    "name stand the oracle pair and its gain."
+    "Dots inside the ring: the choice hardly depends on which facts were seen; dots far from it: it does. Which score "
+    "makes a pair the best stands under Decisions. Beside the name: the oracle pair and its gain."
 )
 GAP_NOTE = (
     "The bar is the gap that LRP2 might close: what the model answers in {pivot} and not in the language. Widest gap "
@@ -113,25 +113,9 @@ def key_table(outcome: SearchOutcome) -> Table:
         ],
         rows=rows,
         signed=["Oracle gain", "Honest gain"],
+        spare=["Baseline trans", "Oracle trans", "Facts", "Honest acc", "Oracle acc"],
         footer=_means(rows[1:]),
         note=" ".join([_say(ORACLE_IS, outcome), HONEST_IS, _say(TRANS_IS, outcome), "The mean leaves out the pivot."]),
-    )
-
-
-def terminal_table(outcome: SearchOutcome) -> Table:
-    """The key table's core, narrow enough for a terminal of 80 columns."""
-    full = key_table(outcome)
-    keep = [
-        full.columns.index(name)
-        for name in ("Language", "Baseline acc", "Oracle pair", "Oracle gain", "Honest gain", "Verdict")
-    ]
-    return Table(
-        title="Accuracy without LRP2, and points gained with it",
-        columns=[full.columns[index] for index in keep],
-        rows=[[row[index] for index in keep] for row in full.rows],
-        signed=full.signed,
-        footer=[full.footer[index] for index in keep] if full.footer else (),
-        note="Oracle: best pair chosen on these very facts. Honest: chosen on other facts, with 95% interval.",
     )
 
 
@@ -214,7 +198,7 @@ def _gap(outcome: SearchOutcome) -> Section:
             ]
             for one in ordered
         ],
-        note="Ties: facts whose right object only shared the first rank without LRP2; they count as wrong.",
+        note="Ties: facts whose right object shares the first rank without LRP2; Decisions tells how they count.",
     )
     return Section("How wide is the gap?", "", [plot, table])
 
@@ -261,5 +245,5 @@ def _pair(score: PairScore) -> str:
 
 
 def _say(text: str, outcome: SearchOutcome) -> str:
-    layers = outcome.num_layers
-    return text.format(pivot=language_name(outcome.pivot), pairs=layers * (layers - 1) // 2)
+    pairs = max((len(one.grid) for one in outcome.languages), default=0)
+    return text.format(pivot=language_name(outcome.pivot), pairs=pairs)

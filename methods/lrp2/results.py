@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 METADATA_KEY = b"lrp2"
 
 
-def hits_table(facts: pa.Table, parts: Sequence[SearchResult], pairs: Sequence[Pair], num_layers: int) -> pa.Table:
+def hits_table(
+    facts: pa.Table,
+    parts: Sequence[SearchResult],
+    pairs: Sequence[Pair],
+    num_layers: int,
+    *,
+    dropped: Mapping[Pair, int],
+    changed: tuple[int, int] | None,
+) -> pa.Table:
     """The table of a trial.
 
     Args:
@@ -35,6 +43,8 @@ def hits_table(facts: pa.Table, parts: Sequence[SearchResult], pairs: Sequence[P
         parts: results for consecutive facts, F in all.
         pairs: the layer pairs.
         num_layers: L.
+        dropped: for each pair that a race dropped the facts, from the first, that it was evaluated on.
+        changed: hits that inexact arithmetic changed, and how many were compared; None for exact arithmetic.
 
     Returns:
         Columns relation, uuid, subject (the subject's identifier, or the fact's where it has none), hits (bitmap), ties
@@ -59,11 +69,22 @@ def hits_table(facts: pa.Table, parts: Sequence[SearchResult], pairs: Sequence[P
         ),
     }
     if parts and parts[0].scores is not None:
-        columns["scores"] = pa.array(
-            [table.tolist() for part in parts for table in part.scores or ()], pa.list_(pa.list_(pa.from_numpy_dtype(parts[0].scores[0].dtype)))
-        )
-    record = {"pairs": list(pairs), "num_layers": num_layers, "stats": vars(stats)}
+        columns["scores"] = _score_column(parts)
+    record = {
+        "pairs": list(pairs),
+        "num_layers": num_layers,
+        "stats": vars(stats),
+        "dropped": [[*pair, after] for pair, after in dropped.items()],
+        "changed": changed,
+    }
     return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(record).encode()})
+
+
+def _score_column(parts: Sequence[SearchResult]) -> pa.Array:
+    """Per fact the scores of every column's candidates."""
+    tables = [table for part in parts for table in part.scores or ()]
+    kind = pa.from_numpy_dtype(tables[0].dtype) if tables else pa.float32()
+    return pa.array([table.tolist() for table in tables], pa.list_(pa.list_(kind)))
 
 
 def language_hits(language: str, tables: Sequence[pa.Table]) -> LanguageHits:
@@ -71,6 +92,9 @@ def language_hits(language: str, tables: Sequence[pa.Table]) -> LanguageHits:
     record = json.loads(tables[0].schema.metadata[METADATA_KEY])
     pairs = tuple((int(i), int(j)) for i, j in record["pairs"])
     width = 1 + len(pairs)
+    evaluated = np.full(width, sum(len(table) for table in tables), dtype=np.int64)
+    for i, j, after in record["dropped"]:
+        evaluated[1 + pairs.index((i, j))] = after
     bitmaps = [np.frombuffer(b"".join(table.column("hits").to_pylist()), np.uint8) for table in tables]
     hits = np.concatenate(
         [
@@ -91,7 +115,7 @@ def language_hits(language: str, tables: Sequence[pa.Table]) -> LanguageHits:
         pairs=pairs,
         hits=hits,
         ties=ties,
-        evaluated=np.full(width, len(hits), dtype=np.int64),
+        evaluated=evaluated,
     )
 
 
@@ -107,6 +131,7 @@ def summarize_search(study: LRP2Study, results: Sequence[TrialResult]) -> Summar
         if len(parts) < int(parts[0].trial.cell.get("of", 1)):
             notes.append(f"{language}: only {len(parts)} of its trials finished, so it is left out")
             del by_language[language]
+    notes += _race_notes(by_language) + _precision_notes(study, results)
     pivot_hits, pivot_credit = _pivot(by_language.pop(study.spec.pivot, []), options, notes, study.spec.pivot)
     outcomes = [
         evaluate_language(language_hits(name, [r.table for r in by_language[name]]), pivot_hits, pivot_credit, options)
@@ -118,7 +143,7 @@ def summarize_search(study: LRP2Study, results: Sequence[TrialResult]) -> Summar
         num_layers=study.description.num_layers,
         languages=tuple(outcomes),
         pivot_acc=100.0 * float(np.mean(list(pivot_credit.values()))) if pivot_credit else 0.0,
-        skipped=tuple(study.facts.skipped.items()),
+        skipped=tuple((name, "no facts are left after the selection") for name in study.facts.skipped),
         decisions=decisions(study),
         notes=tuple(notes),
     )
@@ -130,6 +155,34 @@ def summarize_search(study: LRP2Study, results: Sequence[TrialResult]) -> Summar
         metrics=_means(outcomes) | {"pivot_acc": outcome.pivot_acc},
         headline=headline(outcome),
     )
+
+
+def _race_notes(by_language: Mapping[str, Sequence[TrialResult]]) -> list[str]:
+    """Which pairs a race dropped in each language, and after how many facts."""
+    notes = []
+    for language, results in by_language.items():
+        dropped = sorted((after, i, j) for i, j, after in _record(results[0])["dropped"])
+        if dropped:
+            listed = ", ".join(f"{i}/{j} after {after}" for after, i, j in dropped)
+            notes.append(f"{language}: pairs that could not win any more were dropped: {listed} facts")
+    return notes
+
+
+def _precision_notes(study: LRP2Study, results: Sequence[TrialResult]) -> list[str]:
+    """How many hits inexact arithmetic changed on the samples that were also searched in float32."""
+    counts = [record["changed"] for record in map(_record, results) if record["changed"]]
+    if not counts:
+        return []
+    changed, compared = (sum(column) for column in zip(*counts, strict=True))
+    return [
+        f"{study.spec.dtype} arithmetic is inexact: of {compared} hits that were also computed in float32, {changed} "
+        f"({100 * changed / max(1, compared):.2f}%) differ"
+    ]
+
+
+def _record(result: TrialResult) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(result.table.schema.metadata[METADATA_KEY])
+    return record
 
 
 def selection_options(study: LRP2Study) -> SelectionOptions:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from methods.backbone.base import Backbone
+from methods.backbone import Backbone, ModelDescription
 from methods.lrp2.lattice import Schedule, last_states, schedule
 from methods.lrp2.naive import hits_of_scores, naive_scores
 from methods.lrp2.probes import Query
@@ -29,10 +29,16 @@ from methods.lrp2.tiles import Tile, build_tile, plan_tiles
 
 log = logging.getLogger(__name__)
 
-# Rows through one block at a time: on a CPU what the caches hold, on a GPU what keeps it busy.
-ROWS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
-MOST_TILE_ROWS = {"cpu": 2048, "cuda": 65536}
+# Numbers that go through a block at a time (rows times hidden size): on a CPU what the caches hold, on a GPU what keeps
+# it busy.
+STATES_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}
+# Numbers per branch of a tile: more would not be faster.
+MOST_TILE_STATES = {"cpu": 2**21, "cuda": 2**26}
 FEWEST_TILE_ROWS = 64
+
+
+# A worker process with its libraries, before it has read a weight.
+PROCESS_BYTES = 600 * 2**20
 
 
 class OutOfMemory(Exception):
@@ -79,6 +85,20 @@ class SearchResult:
     ties: NDArray[np.int16]
     scores: list[NDArray[np.floating]] | None
     stats: SearchStats = field(default_factory=SearchStats)
+
+
+def spread(result: SearchResult, live: Sequence[Pair], pairs: Sequence[Pair]) -> SearchResult:
+    """The columns of a search over `live` pairs at their places among all `pairs`; the others are empty."""
+    columns = [0, *(1 + pairs.index(pair) for pair in live)]
+    hits = np.zeros((len(result.hits), 1 + len(pairs)), dtype=np.bool_)
+    ties = np.zeros(hits.shape, dtype=np.int16)
+    hits[:, columns], ties[:, columns] = result.hits, result.ties
+    scores = None
+    if result.scores is not None:
+        scores = [np.full((1 + len(pairs), table.shape[1]), np.nan, dtype=table.dtype) for table in result.scores]
+        for wide, table in zip(scores, result.scores, strict=True):
+            wide[columns] = table
+    return SearchResult(hits, ties, scores, result.stats)
 
 
 class LayerSearch:
@@ -173,7 +193,7 @@ class LayerSearch:
             torch.cuda.empty_cache()
         if len(members) == 1:
             raise OutOfMemory(
-                f"one query of {members[0].longest} tokens with all its layer pairs does not fit into memory ({error}); "
+                f"one query of {members[0].longest} tokens with all its layer pairs does not fit into memory: {error}; "
                 "give the trial more with --memory, or search fewer pairs with --pairs"
             ) from error
         log.warning("a tile of %d queries did not fit into memory: it is cut in two and tried again", len(members))
@@ -192,7 +212,7 @@ class LayerSearch:
             shift,
             walk,
             last_layer=self.last_layer,
-            rows_at_once=ROWS_AT_ONCE[self.device],
+            rows_at_once=rows_at_once(self.backbone.hidden_size, self.device),
         )
         head_rows = 0
         at_once = self._branches_at_once(tile)
@@ -261,29 +281,20 @@ class LayerSearch:
 
     def _tile_rows(self, walk: Schedule) -> int:
         """Packed rows of a tile: as many as the memory bound leaves room for, up to what is worth it."""
-        most = MOST_TILE_ROWS[self.device]
+        most = max(FEWEST_TILE_ROWS, MOST_TILE_STATES[self.device] // self.backbone.hidden_size)
         free = self._free_bytes()
         if free is None:
             return most
-        return max(FEWEST_TILE_ROWS, min(most, int(free / self._bytes_per_row(walk))))
-
-    def _bytes_per_row(self, walk: Schedule) -> int:
-        """States of all branches, the outcomes before and after the head's transform."""
-        size = self.backbone.dtype.itemsize
-        return self.backbone.hidden_size * size * (walk.most_branches + 2 * len(walk.outcome))
+        per_row = _bytes_per_row(self.backbone.description, self.backbone.dtype, walk)
+        return max(FEWEST_TILE_ROWS, min(most, int(free / per_row)))
 
     def _free_bytes(self) -> int | None:
         """Memory left for states: the bound less the weights, the process itself and the blocks' working space."""
         if self.memory_bytes is None:
             return None
-        width = self.backbone.description.block_weights // self.backbone.hidden_size
-        working = ROWS_AT_ONCE[self.device] * width * self.backbone.dtype.itemsize
-        working += 3 * ROW_TILE * VOCABULARY_TILE * 4
+        working = _working_bytes(self.backbone.description, self.backbone.dtype, self.device)
         weights = self.backbone.description.weight_bytes(self.backbone.dtype)
-        if self.device == "cuda":
-            process = 0
-        else:
-            process = int(psutil.Process().memory_full_info().uss)
+        process = 0 if self.device == "cuda" else int(psutil.Process().memory_full_info().uss)
         return int(0.85 * (self.memory_bytes - weights - process - working))
 
     def _branches_at_once(self, tile: Tile) -> int:
@@ -293,6 +304,29 @@ class LayerSearch:
         per_branch += sum(group.rows.numel() * group.tokens.shape[1] for group in tile.reads) * 12
         room = 256 * 2**20 if self.device == "cpu" else 4 * 2**30
         return max(1, room // per_branch)
+
+
+def rows_at_once(hidden_size: int, device: str) -> int:
+    """Packed rows that go through a block together."""
+    return STATES_AT_ONCE[device] // hidden_size
+
+
+def least_memory(description: ModelDescription, dtype: torch.dtype, pairs: Sequence[Pair]) -> int:
+    """Bytes below which a search cannot run: the process, the weights, the working space, and the smallest tile."""
+    walk = schedule(pairs, description.num_layers)
+    tile = FEWEST_TILE_ROWS * _bytes_per_row(description, dtype, walk)
+    return PROCESS_BYTES + description.weight_bytes(dtype) + _working_bytes(description, dtype, "cpu") + tile
+
+
+def _bytes_per_row(description: ModelDescription, dtype: torch.dtype, walk: Schedule) -> int:
+    """States of all branches, the outcomes before and after the head's transform."""
+    return description.hidden_size * dtype.itemsize * (walk.most_branches + 2 * len(walk.outcome))
+
+
+def _working_bytes(description: ModelDescription, dtype: torch.dtype, device: str) -> int:
+    """What blocks and head need while they compute: activations of a chunk of rows, tiles of logits."""
+    width = description.block_weights // description.hidden_size
+    return rows_at_once(description.hidden_size, device) * width * dtype.itemsize + 3 * ROW_TILE * VOCABULARY_TILE * 4
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

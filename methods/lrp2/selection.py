@@ -4,8 +4,9 @@ Acc_l = 100 |R_l| / |D_l| and Trans_l = 100 |R_l ∩ R_en| / |R_l ∪ R_en| (Xu 
 facts got right. R_en is restricted to the facts of D_l by default: unrestricted, a language with few facts could not
 reach a high Trans whatever it knew.
 
-The *oracle* picks a language's best pair on the very facts it is reported on, as in the paper. The *honest* choice is made
-on other facts: facts are dealt into folds by subject, every fold is scored with the pair that was best on the others.
+The *oracle* picks a language's best pair on the very facts it is reported on, as in the paper. The *honest* choice is
+made on other facts: facts are dealt into folds by subject, every fold is scored with the pair that was best on the
+others.
 
 Shape legend: F facts, P layer pairs; column 0 of a table [F, 1 + P] is the unmodified model.
 """

@@ -28,8 +28,8 @@ class LRP2Spec(SweepSpec):
     )
     sentences: str = Field(
         "queries",
-        description="text for the language vectors: sentences:<folder> with one file per language, or 'queries' for the "
-        "facts' own sentences",
+        description="text for the language vectors: sentences:<folder> with one file per language, or 'queries' for "
+        "the facts' own sentences",
     )
     max_sentences: int = Field(10_000, ge=1, description="sentences per language for its vectors")
     pivot: str = Field("en", description="language projected into")
@@ -38,8 +38,8 @@ class LRP2Spec(SweepSpec):
     probe: Literal["auto", "masked", "causal"] = Field("auto", description="how facts are asked; auto: as the model is")
     candidates: Literal["auto", "full", "sampled", "own"] = Field(
         "auto",
-        description="pool of a query: all objects, a sample shared by all languages, or the source's own list; auto: own "
-        "where the source has it, else full for masked and sampled for causal probes",
+        description="pool of a query: all objects, a sample shared by all languages, or the source's own list; auto: "
+        "own where the source has it, else full for masked and sampled for causal probes",
     )
     pool_size: int = Field(10, ge=2, description="size of a sampled pool, the right object included")
     score: Literal["mean", "sum", "object"] = Field(
@@ -63,15 +63,22 @@ class LRP2Spec(SweepSpec):
     folds: int = Field(5, ge=2, le=50, description="folds of subjects for the honest choice")
     bootstrap: int = Field(2000, ge=100, description="resamples for the confidence intervals")
 
-    search: Literal["lattice", "naive"] = Field(
-        "lattice", description="exact and fast, or the plain loop over pairs (same hits, for checking)"
+    search: Literal["lattice", "racing", "naive"] = Field(
+        "lattice",
+        description="lattice: exact and fast; racing: pairs are dropped once they cannot win; naive: the plain loop "
+        "over pairs, for checking",
     )
+    delta: float = Field(0.05, gt=0, lt=1, description="racing: the chance of dropping any pair wrongly")
+    shard: int = Field(250, ge=10, description="racing: facts after which pairs are compared")
     keep: Literal["hits", "scores"] = Field("hits", description="what is stored per fact and pair")
     dtype: Literal["float32", "float64", "bfloat16"] = Field(
-        "float32", description="of weights and states; bfloat16 is faster and changes some hits"
+        "float32", description="of weights and states; bfloat16 is inexact: how many hits it changes is measured"
     )
     head_dtype: Literal["float32", "float64", "bfloat16"] | None = Field(
         None, description="of the logits; default: float32, or float64 with --dtype float64"
+    )
+    precision_sample: int = Field(
+        64, ge=1, description="inexact dtypes: facts of a trial that are searched in float32 too, to count changed hits"
     )
     facts_per_trial: int = Field(
         5000, ge=100, description="a language with more facts is cut into several trials of about this size"

@@ -6,26 +6,28 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from methods.backbone.base import Backbone, ModelDescription
-from methods.backbone.loading import describe_model, load_backbone, model_fingerprint
+from methods.backbone import Backbone, ModelDescription, describe_model, load_backbone, model_fingerprint
 from methods.lrp2.estimate import estimate_search
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import ProbeOptions, Query, QueryBuilder
 from methods.lrp2.projection import Pair, parse_pairs, shift_between
+from methods.lrp2.racing import Race
 from methods.lrp2.results import hits_table, summarize_search
-from methods.lrp2.search import LayerSearch
+from methods.lrp2.search import LayerSearch, SearchResult, least_memory, spread
 from methods.lrp2.spec import LRP2Spec
 from methods.lrp2.vectors import cached_vectors
 from orchestrator.data import FactSelection, FactStore, SentenceStore, prepare_facts, prepare_sentences
-from orchestrator.errors import Problems, UserError
+from orchestrator.errors import Problems, UserError, did_you_mean
 from orchestrator.study import Estimate, Study, Summary, Trial, TrialContext, TrialResult
 
 # Facts whose token ids are in memory at a time: a worker streams a language, it never holds it whole.
@@ -57,49 +59,57 @@ class LRP2Study(Study[LRP2Spec]):
     probe: ProbeOptions
     languages: tuple[str, ...]
 
+    def __init__(self, spec: LRP2Spec, cache: Path) -> None:
+        super().__init__(spec, cache)
+        self._fingerprints: dict[tuple[FactStore, str], str] = {}
+
     def prepare(self) -> None:
         spec, problems = self.spec, Problems()
         description = _collect(problems, lambda: describe_model(spec.model))
         if description is not None:
             self.description = description
             _collect(problems, lambda: self._check_model(description))
-        asked = None if spec.languages is None else tuple(name for name in spec.languages if name != spec.pivot)
-        if asked == ():
-            problems.add(
-                f"--languages names only {spec.pivot!r}, the language that is projected into, so there is nothing to "
-                "search: name other languages, or another --pivot."
-            )
-        pivot = _collect(problems, lambda: self._prepare_facts((spec.pivot,), max_facts=None, split=None))
-        facts = _collect(problems, lambda: self._prepare_facts(asked, max_facts=spec.max_facts, split=spec.split))
+        source = _collect(problems, self._prepare_facts)
         problems.raise_if_any()
-        assert pivot is not None
-        assert facts is not None
-        self.pivot_facts, self.facts = pivot, facts
-        self.languages = tuple(name for name in facts.languages if name != spec.pivot)
-        if not self.languages:
-            raise UserError(
-                f"No language has facts that fit ({'; '.join(facts.warnings) or 'only the pivot is left'}): "
-                "choose other languages, relations or another split."
-            )
-        self.warnings += [text for text in facts.warnings if spec.pivot not in facts.skipped or spec.languages]
+        assert source is not None
+        self.pivot_facts, self.facts = self._select(source)
+        self.languages = self.facts.languages
+        self.warnings += self.facts.warnings
         self.model_hash = model_fingerprint(spec.model, self.cache)
         self.sentences = prepare_sentences(
             spec.sentences,
             (spec.pivot, *self.languages),
             limit=spec.max_sentences,
-            facts=self._prepare_facts(None, max_facts=None, split=None),
+            facts=source,
             cache=self.cache,
         )
         self.probe = self._probe_options()
 
-    def _prepare_facts(
-        self, languages: tuple[str, ...] | None, *, max_facts: int | None, split: str | None
-    ) -> FactStore:
-        return prepare_facts(
-            self.spec.facts,
-            pools=None if self.spec.pools is None else str(self.spec.pools),
-            selection=FactSelection(languages, self.spec.relations, max_facts, split),
-            cache=self.cache,
+    def _prepare_facts(self) -> FactStore:
+        """All facts of the source; every language and relation that is asked for must be there."""
+        spec = self.spec
+        languages = None if spec.languages is None else tuple(dict.fromkeys((spec.pivot, *spec.languages)))
+        pools = None if spec.pools is None else str(spec.pools)
+        selection = FactSelection(languages, spec.relations)
+        return prepare_facts(spec.facts, pools=pools, selection=selection, cache=self.cache).select(languages=None)
+
+    def _select(self, source: FactStore) -> tuple[FactStore, FactStore]:
+        """The pivot's facts, all of them, and those of the languages to search."""
+        spec = self.spec
+        searched = tuple(name for name in spec.languages or source.languages if name != spec.pivot)
+        if not searched:
+            raise UserError(
+                f"Only {spec.pivot!r} is left to search, the language that is projected into, so there is nothing to "
+                "find: name other --languages, or another --pivot."
+            )
+        if spec.pivot not in source.languages:
+            raise UserError(
+                f"{spec.facts} has no facts in the pivot {spec.pivot!r}, so nothing can be compared with it: choose "
+                f"another --pivot or other --relations.{did_you_mean(spec.pivot, source.languages)}"
+            )
+        return (
+            source.select(languages=(spec.pivot,)),
+            source.select(languages=searched, max_facts=spec.max_facts, split=spec.split),
         )
 
     def _check_model(self, description: ModelDescription) -> None:
@@ -142,16 +152,20 @@ class LRP2Study(Study[LRP2Spec]):
         trials = [
             self._trial(language, part, parts, self.facts.count(language) / parts * blocks)
             for language in self.languages
-            for parts in [math.ceil(self.facts.count(language) / self.spec.facts_per_trial)]
+            for parts in [self._parts(self.facts.count(language))]
             for part in range(parts)
         ]
         pivot_facts = len(self.pivot_table())
-        parts = math.ceil(pivot_facts / self.spec.facts_per_trial)
+        parts = self._parts(pivot_facts)
         trials += [
             self._trial(self.spec.pivot, part, parts, pivot_facts / parts * self.description.num_layers)
             for part in range(parts)
         ]
         return sorted(trials, key=lambda trial: -trial.cost)
+
+    def _parts(self, facts: int) -> int:
+        """Trials that a language's facts are cut into; a race needs them all in one."""
+        return 1 if self.spec.search == "racing" else max(1, math.ceil(facts / self.spec.facts_per_trial))
 
     def _trial(self, language: str, part: int, parts: int, cost: float) -> Trial:
         spec = self.spec
@@ -165,12 +179,16 @@ class LRP2Study(Study[LRP2Spec]):
             "keep": spec.keep,
         }
         if language == spec.pivot:
-            depends_on["facts"] = [self.pivot_facts.language_fingerprint(language), self._pivot_restriction()]
+            depends_on["facts"] = [self._fingerprint(self.pivot_facts, language), self._pivot_restriction()]
             depends_on["pairs"] = []
         else:
-            depends_on["facts"] = self.facts.language_fingerprint(language)
+            depends_on["facts"] = self._fingerprint(self.facts, language)
             depends_on["pairs"] = self.pairs
             depends_on["vectors"] = [self._vector_key(spec.pivot), self._vector_key(language)]
+            if spec.search == "racing":
+                depends_on["race"] = [spec.delta, spec.shard, spec.criterion, spec.seed]
+        if self.inexact:
+            depends_on["precision_sample"] = spec.precision_sample
         cell = {"language": language} if parts == 1 else {"language": language, "part": part + 1, "of": parts}
         return Trial(cell, json.loads(json.dumps(depends_on)), cost)
 
@@ -190,7 +208,14 @@ class LRP2Study(Study[LRP2Spec]):
         """What the pivot's facts are restricted to: all of them, or those that some language is asked."""
         if self.spec.max_facts is None or self.spec.pivot_reference == "full":
             return []
-        return [self.facts.language_fingerprint(language) for language in self.languages]
+        return [self._fingerprint(self.facts, language) for language in self.languages]
+
+    def _fingerprint(self, store: FactStore, language: str) -> str:
+        """A language's fingerprint, computed once: it hashes all its facts."""
+        known = self._fingerprints.get((store, language))
+        if known is None:
+            known = self._fingerprints[store, language] = store.language_fingerprint(language)
+        return known
 
     def pivot_table(self) -> pa.Table:
         table = self.pivot_facts.facts(self.spec.pivot)
@@ -200,56 +225,109 @@ class LRP2Study(Study[LRP2Spec]):
         wanted = pc.unique(pa.chunked_array([chunk for column in asked for chunk in column.chunks], pa.string()))
         return table.filter(pc.is_in(table.column("uuid").cast(pa.string()), value_set=wanted))
 
-    def estimate(self, trials: Sequence[Trial]) -> Estimate:
-        return estimate_search(self, trials)
+    def memory_bytes(self) -> int:
+        return least_memory(self.description, getattr(torch, self.spec.dtype), self.pairs)
+
+    def estimate(self, trials: Sequence[Trial], threads: int) -> Estimate:
+        return estimate_search(self, trials, threads)
+
+    @property
+    def inexact(self) -> bool:
+        """Whether the arithmetic is one that changes hits."""
+        return "bfloat16" in (self.spec.dtype, self.spec.head_dtype)
 
     def load(self, context: TrialContext) -> Loaded:
         spec = self.spec
         backbone = load_backbone(spec.model, dtype=getattr(torch, spec.dtype), device=context.device)
-        search = LayerSearch(
+        head_dtype = getattr(torch, spec.head_dtype) if spec.head_dtype else None
+        return Loaded(backbone, self._search(backbone, head_dtype, context))
+
+    def _search(self, backbone: Backbone, head_dtype: torch.dtype | None, context: TrialContext) -> LayerSearch:
+        return LayerSearch(
             backbone,
-            keep=spec.keep,
-            method=spec.search,
-            last_layer=spec.last_layer,
-            head_dtype=getattr(torch, spec.head_dtype) if spec.head_dtype else None,
+            keep=self.spec.keep,
+            method="naive" if self.spec.search == "naive" else "lattice",
+            last_layer=self.spec.last_layer,
+            head_dtype=head_dtype,
             memory_bytes=context.memory_bytes,
         )
-        return Loaded(backbone, search)
 
     def run(self, trial: Trial, loaded: Loaded, context: TrialContext) -> pa.Table:
         language = str(trial.cell["language"])
         facts, pairs = self.trial_facts(trial), self.pairs if language != self.spec.pivot else ()
         shift = self.shift(loaded.backbone, language, context) if pairs else None
+        race = None
+        if self.spec.search == "racing" and pairs:
+            shards = math.ceil(len(facts) / self.spec.shard)
+            race = Race(pairs, len(facts), shards, self.spec.criterion, self.spec.delta)
         parts = []
-        for start, queries in self.queries(loaded.backbone, language, facts):
-            result = loaded.search.run(
-                queries,
-                shift,
-                pairs,
-                progress=lambda fraction, at=start, n=len(queries): context.progress(  # type: ignore[misc]
-                    (at + fraction * n) / len(facts)
-                ),
-            )
+        at_once = self.spec.shard if race else FACTS_AT_ONCE
+        for start, queries in self.queries(loaded.backbone, language, facts, at_once):
+            live = race.live if race else pairs
+            done, share = start / len(facts), len(queries) / len(facts)
+            result = loaded.search.run(queries, shift, live, progress=_scaled(context.progress, done, share))
+            if race:
+                race.feed(result.hits[:, 1:], self._pivot_hits(loaded, facts.slice(start, len(queries))))
+                result = spread(result, live, pairs)
             parts.append(result)
-        return hits_table(facts, parts, pairs, self.description.num_layers)
+        changed = None
+        if self.inexact and not race:
+            changed = self._changed_hits(language, facts, shift, pairs, parts, context)
+        dropped = race.dropped if race else {}
+        return hits_table(facts, parts, pairs, self.description.num_layers, dropped=dropped, changed=changed)
+
+    def _pivot_hits(self, loaded: Loaded, facts: pa.Table) -> NDArray[np.bool_]:
+        """Whether the unmodified model has each fact right in the pivot language; not, where that lacks the fact."""
+        wanted = facts.column("uuid").cast(pa.string())
+        table = self.pivot_facts.facts(self.spec.pivot)
+        table = table.filter(pc.is_in(table.column("uuid").cast(pa.string()), value_set=wanted))
+        right: dict[str, bool] = {}
+        for start, queries in self.queries(loaded.backbone, self.spec.pivot, table):
+            hits = loaded.search.run(queries, None, ()).hits[:, 0]
+            uuids = table.slice(start, len(queries)).column("uuid").to_pylist()
+            right.update(zip(uuids, hits.tolist(), strict=True))
+        return np.array([right.get(uuid, False) for uuid in wanted.to_pylist()], dtype=np.bool_)
+
+    def _changed_hits(
+        self,
+        language: str,
+        facts: pa.Table,
+        shift: Tensor | None,
+        pairs: tuple[Pair, ...],
+        parts: Sequence[SearchResult],
+        context: TrialContext,
+    ) -> tuple[int, int]:
+        """How many hits of a sample differ from those in float32, and how many were compared."""
+        exact = load_backbone(self.spec.model, dtype=torch.float32, device=context.device)
+        sample = facts.slice(0, min(len(parts[0].hits), self.spec.precision_sample)) if parts else facts.slice(0, 0)
+        changed = compared = 0
+        for start, queries in self.queries(exact, language, sample):
+            hits = self._search(exact, None, context).run(queries, shift, pairs).hits
+            changed += int((hits != parts[0].hits[start : start + len(hits)]).sum())
+            compared += hits.size
+        return changed, compared
 
     def trial_facts(self, trial: Trial) -> pa.Table:
-        """The rows of a trial: the whole language or one of its parts."""
+        """The rows of a trial: the whole language or one of its parts. A race takes them in random order."""
         language = str(trial.cell["language"])
         table = self.pivot_table() if language == self.spec.pivot else self.facts.facts(language)
+        if self.spec.search == "racing" and language != self.spec.pivot:
+            return table.take(np.random.default_rng(self.spec.seed).permutation(len(table)))
         part, parts = int(trial.cell.get("part", 1)), int(trial.cell.get("of", 1))
         start, stop = (len(table) * (part - 1)) // parts, (len(table) * part) // parts
         return table.slice(start, stop - start)
 
-    def queries(self, backbone: Backbone, language: str, facts: pa.Table) -> Iterator[tuple[int, list[Query]]]:
+    def queries(
+        self, backbone: Backbone, language: str, facts: pa.Table, at_once: int = FACTS_AT_ONCE
+    ) -> Iterator[tuple[int, list[Query]]]:
         """The queries of `facts` in blocks, each with the row of its first fact.
 
         A fact that is longer than the model can read has no gold object there and is never a hit.
         """
         store = self.pivot_facts if language == self.spec.pivot else self.facts
         builder = QueryBuilder(backbone.tokenizer, self.probe, store.pools(language), backbone.max_length)
-        for start in range(0, len(facts), FACTS_AT_ONCE):
-            yield start, builder.build(facts.slice(start, FACTS_AT_ONCE), start)
+        for start in range(0, len(facts), at_once):
+            yield start, builder.build(facts.slice(start, at_once), start)
 
     def shift(self, backbone: Backbone, language: str, context: TrialContext) -> Tensor:
         """``v_pivot - v_language``, [L + 1, D], from cached language vectors."""
@@ -267,6 +345,11 @@ class LRP2Study(Study[LRP2Spec]):
 
     def summarize(self, results: Sequence[TrialResult]) -> Summary:
         return summarize_search(self, results)
+
+
+def _scaled(progress: Callable[[float], None], done: float, share: float) -> Callable[[float], None]:
+    """Progress of a part that begins when `done` of the whole is finished and is `share` of it."""
+    return lambda fraction: progress(done + fraction * share)
 
 
 def _collect(problems: Problems, step: Callable[[], ValueT]) -> ValueT | None:

@@ -1,8 +1,8 @@
 """Tiles: queries packed without padding, and the bookkeeping that turns logits at needed rows into a ranking.
 
-A candidate's score is ``sum_e (z[row_e, token_e] - lse[row_e]) / divisor`` over its scored tokens e, where z are logits and
-lse the log-normaliser of a row. Rows are contexts: masks of a masked query, nodes of the prefix tree of a causal one.
-Candidates that read the same rows form a norm set; within one, the normaliser cannot change the order.
+A candidate's score is ``sum_e (z[row_e, token_e] - lse[row_e]) / divisor`` over its scored tokens e, where z are logits
+and lse the log-normaliser of a row. Rows are contexts: masks of a masked query, nodes of the prefix tree of a causal
+one. Candidates that read the same rows form a norm set; within one, the normaliser cannot change the order.
 
 Shape legend: N packed rows, M needed rows, Q queries, C candidates, K norm sets, U distinct (row, token) reads.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.backbone.packing import Pack, Segment, pack_sequences
+from methods.backbone import Pack, Segment, pack_sequences
 from methods.lrp2.probes import Query
 
 Context = tuple[int, ...]

@@ -18,8 +18,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from methods.backbone.base import Backbone
-from methods.backbone.packing import pack_sequences
+from methods.backbone import Backbone, pack_sequences
 from methods.lrp2.projection import LastLayer
 from orchestrator.data import write_atomically
 

@@ -53,9 +53,7 @@ def facts_table() -> pa.Table:
         for relation, template in TEMPLATES.items()
         for n, subject in enumerate(SUBJECTS)
     ]
-    schema = pa.schema(
-        [(name, pa.list_(pa.string()) if name == "candidates" else pa.string()) for name in rows[0]]
-    )
+    schema = pa.schema([(name, pa.list_(pa.string()) if name == "candidates" else pa.string()) for name in rows[0]])
     return pa.Table.from_pylist(rows, schema=schema)
 
 

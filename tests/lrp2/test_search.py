@@ -66,7 +66,9 @@ class SearchContract:
         case = self.worlds()[0]
         pairs = [(1, case.backbone.num_layers), (3, 4), (2, 3)]
         fast, slow = (
-            LayerSearch(case.backbone, keep="scores", method=method, last_layer="raw").run(case.queries, case.shift, pairs)
+            LayerSearch(case.backbone, keep="scores", method=method, last_layer="raw").run(
+                case.queries, case.shift, pairs
+            )
             for method in ("lattice", "naive")
         )
         for a, b in zip(fast.scores or (), slow.scores or (), strict=True):
@@ -93,8 +95,9 @@ class SearchContract:
         case = self.worlds()[0]
         pairs = all_pairs(case.backbone.num_layers)
         whole = LayerSearch(case.backbone).run(case.queries, case.shift, pairs)
-        monkeypatch.setitem(search_module.MOST_TILE_ROWS, "cpu", 20)
-        monkeypatch.setitem(search_module.ROWS_AT_ONCE, "cpu", 8)
+        monkeypatch.setattr(search_module, "FEWEST_TILE_ROWS", 20)
+        monkeypatch.setitem(search_module.MOST_TILE_STATES, "cpu", 0)
+        monkeypatch.setitem(search_module.STATES_AT_ONCE, "cpu", 8 * case.backbone.hidden_size)
         small = LayerSearch(case.backbone).run(case.queries, case.shift, pairs)
         assert small.stats.tiles > whole.stats.tiles
         np.testing.assert_array_equal(small.hits, whole.hits)

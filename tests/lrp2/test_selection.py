@@ -55,7 +55,7 @@ def test_english_hits_outside_the_language_count_only_when_asked() -> None:
     """With R_en unrestricted a language with few facts cannot reach 100."""
     case = language(np.ones((4, 2)))
     english = {f"u{n}": True for n in range(4)} | {"elsewhere": True}
-    credits = {uuid: 1.0 for uuid in english}
+    credits = dict.fromkeys(english, 1.0)
     restricted = evaluate_language(case, english, credits, SelectionOptions(bootstrap=100))
     full = evaluate_language(case, english, credits, SelectionOptions(pivot_reference="full", bootstrap=100))
     assert restricted.baseline_trans == pytest.approx(100.0)
@@ -101,8 +101,8 @@ def test_a_planted_gain_is_called_real() -> None:
     hits = np.repeat(generator.random((500, 1)) < 0.4, 7, axis=1)
     hits[:, 3] |= generator.random(500) < 0.1
     case = language(hits)
-    english = {uuid: True for uuid in case.uuids}
-    outcome = evaluate_language(case, english, {u: 1.0 for u in english}, SelectionOptions())
+    english = dict.fromkeys(case.uuids, True)
+    outcome = evaluate_language(case, english, dict.fromkeys(english, 1.0), SelectionOptions())
     assert (outcome.oracle.lirp, outcome.oracle.lsrp) == case.pairs[2]
     assert set(outcome.honest.pairs) == {case.pairs[2]}
     assert outcome.verdict == "real gain"

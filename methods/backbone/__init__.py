@@ -1,0 +1,24 @@
+"""Any Hugging Face masked or causal language model, layer by layer.
+
+``load_backbone`` gives a `Backbone` (base.py tells its life); bert.py, bloom.py, gpt2.py, xglm.py and llama.py are the
+packed paths of model families, generic.py runs everything else.
+"""
+
+from methods.backbone.addresses import model_fingerprint
+from methods.backbone.base import Backbone, Plan
+from methods.backbone.loading import describe_model, load_backbone, view_model
+from methods.backbone.packing import Pack, Segment, pack_sequences
+from methods.backbone.structure import ModelDescription
+
+__all__ = [
+    "Backbone",
+    "ModelDescription",
+    "Pack",
+    "Plan",
+    "Segment",
+    "describe_model",
+    "load_backbone",
+    "model_fingerprint",
+    "pack_sequences",
+    "view_model",
+]

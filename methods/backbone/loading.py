@@ -1,0 +1,185 @@
+"""Loading a model as a backbone: checks first, then memory-mapped weights, then a comparison with the model itself."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from methods.backbone import bert, bloom, gpt2, llama, xglm  # noqa: F401  (importing a family registers its packed path)
+from methods.backbone.addresses import CONFIG, check_folder, read_json, resolve
+from methods.backbone.base import FAMILIES, Backbone
+from methods.backbone.generic import GenericBackbone
+from methods.backbone.selfcheck import DRIVING_ERRORS, SelfCheck, first_line
+from methods.backbone.structure import ModelDescription, describe, kind_of
+from orchestrator.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+Preference = Literal["fast", "generic"]
+_AUTO = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM}
+# What transformers and safetensors raise for files that do not fit together.
+_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
+
+
+def load_backbone(
+    address: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu", prefer: Preference = "fast"
+) -> Backbone:
+    """Loads a model for layer-by-layer use.
+
+    Weights are memory-mapped, and shared between processes, as long as `dtype` is the one they are stored in and the
+    device is the CPU; otherwise this process gets its own copy.
+
+    Args:
+        address: built-in name (``atlas-bert``), local folder, or hub id (``org/name``, optionally ``@revision``).
+        dtype: of weights and states.
+        device: torch device string.
+        prefer: ``"fast"`` takes a packed path where one exists and agrees with the model; ``"generic"`` always calls
+            the model's own blocks.
+
+    Raises:
+        UserError: the model is not there, incomplete, only pickled, or cannot be seen layer by layer.
+    """
+    folder = resolve(address)
+    check_folder(folder, address)
+    kind, config = _configuration(folder, address)
+    try:
+        model, loaded = _AUTO[kind].from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except _LOADING_ERRORS as error:
+        raise UserError(
+            f"Model {address!r} could not be read from {folder}: {first_line(error)} Check that all its files belong "
+            "together and are complete."
+        ) from error
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])
+        raise UserError(
+            f"Model {address!r}: {len(missing)} weights of {type(model).__name__} are not in its files, first "
+            f"{missing[0]}; they would be random and every score meaningless. Pass a model that was saved with its "
+            "language-model head."
+        )
+    _check_tokenizer(tokenizer, model, address)
+    return view_model(model.to(device), tokenizer, prefer)
+
+
+def view_model(model: Any, tokenizer: Any, prefer: Preference = "fast") -> Backbone:
+    """Wraps a Hugging Face model that is already in memory; switches it to evaluation without gradients.
+
+    The chosen path is compared with the model's own forward pass on two short sequences. A packed path that disagrees
+    gives way to the generic one with a warning; a generic one that disagrees is refused.
+
+    Raises:
+        UserError: the model's layers cannot be seen.
+    """
+    model.eval().requires_grad_(False)
+    architecture = type(model).__name__
+    check = SelfCheck(model)
+    if prefer == "fast":
+        obstacle = _obstacle(architecture, model.config)
+        if obstacle is None:
+            backbone = FAMILIES[architecture](model, tokenizer)
+            if check.disagreement(backbone) <= 1:
+                return backbone
+            obstacle = "its packed path does not give the model's own scores"
+        _warn_once(
+            f"{architecture} (model type {model.config.model_type!r}) runs on the generic path because {obstacle}: "
+            "exact, but several times slower."
+        )
+    return _generic(model, tokenizer, check)
+
+
+def describe_model(address: str) -> ModelDescription:
+    """A model's kind and sizes from its configuration alone, without reading its weights.
+
+    Raises:
+        UserError: the model is not there, or its configuration is not one of a masked or causal language model.
+    """
+    folder = resolve(address, config_only=True)
+    kind, config = _configuration(folder, address)
+    with torch.device("meta"):
+        model = _AUTO[kind].from_config(config, trust_remote_code=False)
+    return describe(model, fast=_obstacle(type(model).__name__, config) is None)
+
+
+def _configuration(folder: Path, address: str) -> tuple[str, Any]:
+    """Masked or causal, and the configuration, from config.json."""
+    if not (folder / CONFIG).is_file():
+        check_folder(folder, address)
+    content = read_json(folder / CONFIG)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except _LOADING_ERRORS as error:
+        raise UserError(
+            f"Model {address!r}: {folder / CONFIG} describes a model that transformers does not know, or only by "
+            f"running the model's own code, which is refused: {first_line(error)} Use a model type that is part of "
+            "transformers."
+        ) from error
+    names = content.get("architectures") or []
+    kinds = {kind_of(name) for name in names} - {None}
+    if len(kinds) != 1 or config.is_encoder_decoder:
+        raise UserError(
+            f"Model {address!r}: {folder / CONFIG} names its architecture as {', '.join(names) or 'nothing'}, which is "
+            "no masked or causal language model, so there is no probe for it. Use a ...ForMaskedLM or ...ForCausalLM "
+            'model; if the weights are from one, name it in config.json under "architectures".'
+        )
+    kind = kinds.pop()
+    assert kind is not None
+    return kind, config
+
+
+def _check_tokenizer(tokenizer: Any, model: Any, address: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"Model {address!r}: its tokenizer has {tokenizer.vocab_size} tokens and the model only {rows} embeddings, "
+            "so they do not belong together. Save the tokenizer the model was trained with into the same folder."
+        )
+    if kind_of(type(model).__name__) == "masked" and tokenizer.mask_token_id is None:
+        raise UserError(
+            f"Model {address!r} is a masked model, but its tokenizer names no mask token, so there is nothing to "
+            "fill in. Set mask_token in its tokenizer_config.json."
+        )
+
+
+def _obstacle(architecture: str, config: Any) -> str | None:
+    """Why the packed path is closed to a model, in words; None when it is open."""
+    family = FAMILIES.get(architecture)
+    return "there is no packed path for it" if family is None else family.obstacle(config)
+
+
+def _generic(model: Any, tokenizer: Any, check: SelfCheck) -> Backbone:
+    try:
+        backbone = GenericBackbone(model, tokenizer)
+        agrees = check.disagreement(backbone) <= 1
+        reason = (
+            "its blocks and vocabulary matrix, called one by one, do not give the model's own scores (some models scale "
+            "or cap their scores afterwards, or mix the states of several blocks)"
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except DRIVING_ERRORS as error:
+        agrees, reason = False, f"its blocks cannot be called one by one ({first_line(error)})"
+    if not agrees:
+        raise UserError(
+            f"{type(model).__name__} cannot be seen layer by layer: {reason}, so a layer search on it would be wrong. "
+            "Use a model whose layers form a plain chain, such as BERT, XLM-R, BLOOM, GPT-2, XGLM or Llama."
+        )
+    return backbone
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)

@@ -1,0 +1,58 @@
+"""The answer to ``--dry-run``: what would run, where, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.console import duration, say
+from orchestrator.placement import Node, Placement, in_bytes
+from orchestrator.study import Study, Trial
+from orchestrator.sweep import finished_trials
+from orchestrator.workspace import Workspace
+
+SHOWN_TRIALS = 60
+
+
+def show_plan(
+    study: Study[Any],
+    trials: Sequence[Trial],
+    workspace: Workspace,
+    placement: Placement,
+    nodes: Sequence[Node],
+    console: Console,
+) -> None:
+    """Prints the grid, what of it is already finished, and what the rest will cost. Writes nothing, starts nothing."""
+    finished, notes = finished_trials(workspace, trials, mend=False)
+    pending = [trial for trial in trials if trial.key not in finished]
+    total = sum(trial.cost for trial in trials) or 1.0
+    grid = Table("trial", "share of the work", "state", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for trial in trials[:SHOWN_TRIALS]:
+        state = "finished" if trial.key in finished else "to run"
+        grid.add_row(Text(trial.label), f"{100 * trial.cost / total:.1f}%", state)
+    if len(trials) > SHOWN_TRIALS:
+        grid.add_row(f"and {len(trials) - SHOWN_TRIALS} more", "", "")
+    console.print(grid)
+
+    estimate = study.estimate(pending, placement.cpus)
+    cores, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
+    at_a_time = max(1, min(placement.concurrent, len(pending)))
+    facts = {
+        **study.describe(),
+        "trials": f"{len(trials)} planned, {len(finished)} finished, {len(pending)} to run",
+        "machines": f"{len(nodes)} with {cores} cores" + (f" and {gpus} GPUs" if gpus else ""),
+        "placement": str(placement),
+        "work": f"{estimate.flops:.2e} floating-point operations",
+        "memory": f"about {in_bytes(study.memory_bytes())} a trial",
+        "time": f"about {duration(estimate.seconds / at_a_time)}" if pending else "nothing to compute",
+        "results": str(workspace.folder),
+    }
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        say(console, f"{name:{width}}  {value}")
+    for note in (*estimate.notes, *notes):
+        say(console, f"Note: {note}")

@@ -1,0 +1,1 @@
+"""The engine: specification, placement, trials on a real Ray, results and tracking, seen through a toy study."""
