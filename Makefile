@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv sweep test lint slow clean
+.PHONY: help venv sweep test lint slow lock clean
 
 help:
 	@echo "make sweep   set up, then run the layer search on the built-in facts and model (about two minutes)"
@@ -42,6 +42,11 @@ test: lint
 
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow
+
+# Rewrites the lock from what is installed; torch is pinned without its build (CPU or CUDA, as the machine has it).
+lock: $(STAMP)
+	@{ echo "# Everything this project runs and is tested with, exactly. Made in a fresh .venv by: make lock"; \
+	   $(BIN)/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > requirements.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -69,7 +69,7 @@ def write_card(folder: Path, table: Sequence[dict[str, float | str]], majority: 
         folder: the model's folder with its training.json.
         table: rows of `evaluate_models.score`, English first.
         majority: accuracy of the most frequent objects.
-        facts: how many facts the scores are over, None for all.
+        facts: how many facts the scores outside English are over, None for all.
     """
     record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     english, others = table[0], table[1:]

@@ -31,9 +31,9 @@ class TestMlamaLoader(LoaderContract):
         return Source(f"mlama:{mlama}", f"mlama:{zipped(mlama, tmp_path / 'mlama.zip')}", str(pools))
 
 
-def problems_of(folder: Path, cache: Path, **options: str) -> tuple[str, ...]:
+def problems_of(folder: Path, cache: Path, pools: str | None = None) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
-        prepare_facts(f"mlama:{folder}", cache=cache, **options)
+        prepare_facts(f"mlama:{folder}", pools=pools, cache=cache)
     assert not any(path.name != "hashes" for path in (cache / "facts").glob("*")), "something half-written was left"
     return caught.value.problems
 

@@ -51,7 +51,7 @@ def test_mlama_rows_per_language(mlama: FactStore) -> None:
 
 
 def test_mlama_templates(mlama: FactStore) -> None:
-    templates = {}
+    templates: dict[tuple[str, str], str] = {}
     for language in mlama.languages:
         facts = mlama.facts(language)
         templates |= dict(

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.engine.conftest import ToySweep, toy_sweep
+from tests.engine.toy import process_of
 
 JOB = Path(__file__).with_name("toy_job.py")
 PATIENCE = 120.0
@@ -55,15 +56,14 @@ def test_ctrl_c_kill_of_the_driver_and_kill_of_a_worker(tmp_path: Path) -> None:
 
     job = start(toy)
     wait_until_finished(toy, 2)
-    workers = [child for child in psutil.Process(job.pid).children(recursive=True) if "Trainable" in child.name()]
+    worker = psutil.Process(process_of(toy.marks, "load"))
     job.kill()
     job.communicate(timeout=PATIENCE)
-    psutil.wait_procs(workers, timeout=PATIENCE)
+    worker.wait(PATIENCE)  # a worker does not outlive its driver
 
     job = start(toy)
     wait_until_finished(toy, 3)
-    (worker,) = [child for child in psutil.Process(job.pid).children(recursive=True) if "Trainable" in child.name()]
-    worker.kill()
+    psutil.Process(process_of(toy.marks, "load")).kill()
     out, _ = job.communicate(timeout=PATIENCE)
     assert job.returncode == 0, out
     assert "5 numbers were squared." in out
