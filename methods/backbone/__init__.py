@@ -4,7 +4,7 @@
 packed paths of model families, generic.py runs everything else.
 """
 
-from methods.backbone.addresses import model_fingerprint
+from methods.backbone.addresses import check_model, model_fingerprint
 from methods.backbone.base import Backbone, Plan
 from methods.backbone.loading import describe_model, load_backbone, view_model
 from methods.backbone.packing import Pack, Segment, pack_sequences
@@ -16,6 +16,7 @@ __all__ = [
     "Pack",
     "Plan",
     "Segment",
+    "check_model",
     "describe_model",
     "load_backbone",
     "model_fingerprint",

@@ -94,6 +94,15 @@ def resolve(address: str, *, config_only: bool = False) -> Path:
         ) from error
 
 
+def check_model(address: str) -> None:
+    """Checks that a model is there, complete and safe to read, without reading its weights.
+
+    Raises:
+        UserError: with everything that is missing.
+    """
+    check_folder(resolve(address), address)
+
+
 def check_folder(folder: Path, address: str) -> None:
     """Checks that a model folder is complete and safe to read.
 

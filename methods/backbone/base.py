@@ -127,7 +127,10 @@ class Backbone(ABC):
 
     @property
     def unembedding(self) -> tuple[Tensor, Tensor | None]:
-        """The vocabulary matrix [V, D] and its bias [V] or None, as the model holds them."""
+        """The vocabulary matrix [V, D] and its bias [V] or None, as the model holds them.
+
+        A few models (ELECTRA, OPT) have a narrower matrix; `final` or `transform` then brings states to its width.
+        """
         output = self.model.get_output_embeddings()
         return output.weight, output.bias
 

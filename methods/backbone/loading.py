@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import logging as hf_logging
 
 from methods.backbone import bert, bloom, gpt2, llama, xglm  # noqa: F401  (importing a family registers its packed path)
 from methods.backbone.addresses import CONFIG, check_folder, read_json, resolve
@@ -49,15 +52,16 @@ def load_backbone(
     check_folder(folder, address)
     kind, config = _configuration(folder, address)
     try:
-        model, loaded = _AUTO[kind].from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with _without_progress_bars():
+            model, loaded = _AUTO[kind].from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except _LOADING_ERRORS as error:
         raise UserError(
@@ -165,8 +169,8 @@ def _generic(model: Any, tokenizer: Any, check: SelfCheck) -> Backbone:
         backbone = GenericBackbone(model, tokenizer)
         agrees = check.disagreement(backbone) <= 1
         reason = (
-            "its blocks and vocabulary matrix, called one by one, do not give the model's own scores (some models scale "
-            "or cap their scores afterwards, or mix the states of several blocks)"
+            "its blocks and vocabulary matrix, called one by one, do not give the model's own scores (some models "
+            "scale or cap their scores afterwards, or mix the states of several blocks)"
         )
     except torch.OutOfMemoryError:
         raise
@@ -178,6 +182,18 @@ def _generic(model: Any, tokenizer: Any, check: SelfCheck) -> Backbone:
             "Use a model whose layers form a plain chain, such as BERT, XLM-R, BLOOM, GPT-2, XGLM or Llama."
         )
     return backbone
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """A memory-mapped model loads in a moment, and many workers load it: no bar for each."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 @functools.cache

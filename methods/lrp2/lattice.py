@@ -103,7 +103,7 @@ def last_states(
     *,
     last_layer: LastLayer = "normed",
     rows_at_once: int = 1024,
-    step_done: Callable[[int], None] = lambda blocks: None,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> Tensor:
     """What the head sees at the needed rows: for the base and for every pair.
 
@@ -114,7 +114,7 @@ def last_states(
         walk: from `schedule`.
         last_layer: on which side of a final norm layer L lies.
         rows_at_once: packed rows that go through a block together; more than the caches hold is slower.
-        step_done: told the number of block evaluations after every chunk.
+        progress: told the fraction of the block evaluations that are done.
 
     Returns:
         [1 + P, M, D]: the base first, then the pairs in the order of ``walk.pairs``; after the final norm.
@@ -124,11 +124,13 @@ def last_states(
     states = torch.empty(walk.most_branches, n, d, dtype=backbone.dtype, device=backbone.device)
     states[0] = backbone.embed(plan)
     at_once = max(1, rows_at_once // n)
+    done = 0
     for k, step in enumerate(walk.steps, start=1):
         for a in range(0, step.live, at_once):
             b = min(step.live, a + at_once)
             states[a:b] = backbone.layer(k, states[a:b], plan)
-            step_done(b - a)
+            done += b - a
+            progress(done / walk.block_evaluations)
         count = step.live
         for source, sign in step.grow:
             torch.add(states[source], shift[k], alpha=sign, out=states[count])
@@ -151,5 +153,6 @@ def last_states(
                     torch.sub(normed[slot - a], shift[layers], out=out[place])
                 else:
                     out[place] = backbone.final(raw[slot - a] - shift[layers])
-        step_done(b - a)
+        done += b - a
+        progress(done / walk.block_evaluations)
     return out

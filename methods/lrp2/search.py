@@ -87,6 +87,11 @@ class SearchResult:
     stats: SearchStats = field(default_factory=SearchStats)
 
 
+def part_of(progress: Callable[[float], None], at: float, share: float) -> Callable[[float], None]:
+    """Progress of a part that begins at `at` and is `share` of the whole."""
+    return lambda fraction: progress(at + share * fraction)
+
+
 def spread(result: SearchResult, live: Sequence[Pair], pairs: Sequence[Pair]) -> SearchResult:
     """The columns of a search over `live` pairs at their places among all `pairs`; the others are empty."""
     columns = [0, *(1 + pairs.index(pair) for pair in live)]
@@ -176,8 +181,9 @@ class LayerSearch:
         finished = 0
         while waiting:
             members = waiting.pop()
+            at, share = finished / len(answerable), len(members) / len(answerable)
             try:
-                self._run_tile(members, shift, walk, places, result)
+                self._run_tile(members, shift, walk, places, result, part_of(progress, at, share))
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -185,7 +191,7 @@ class LayerSearch:
                 result.stats.retried += 1
                 continue
             finished += len(members)
-            progress(finished / max(1, len(answerable)))
+            progress(finished / len(answerable))
         return result
 
     def _halve(self, members: tuple[Query, ...], error: Exception) -> list[tuple[Query, ...]]:
@@ -201,7 +207,13 @@ class LayerSearch:
         return [members[middle:], members[:middle]]
 
     def _run_tile(
-        self, members: tuple[Query, ...], shift: Tensor, walk: Schedule, places: dict[int, int], result: SearchResult
+        self,
+        members: tuple[Query, ...],
+        shift: Tensor,
+        walk: Schedule,
+        places: dict[int, int],
+        result: SearchResult,
+        progress: Callable[[float], None],
     ) -> None:
         assert self.head is not None
         tile = build_tile(members, trees=self.trees, ranking_only=self.keep == "hits").to(self.backbone.device)
@@ -213,6 +225,7 @@ class LayerSearch:
             walk,
             last_layer=self.last_layer,
             rows_at_once=rows_at_once(self.backbone.hidden_size, self.device),
+            progress=progress,
         )
         head_rows = 0
         at_once = self._branches_at_once(tile)

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from methods.backbone import Backbone, ModelDescription, describe_model, load_backbone, model_fingerprint
+from methods.backbone import Backbone, ModelDescription, check_model, describe_model, load_backbone, model_fingerprint
 from methods.lrp2.estimate import estimate_search
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import ProbeOptions, Query, QueryBuilder
 from methods.lrp2.projection import Pair, parse_pairs, shift_between
 from methods.lrp2.racing import Race
 from methods.lrp2.results import hits_table, summarize_search
-from methods.lrp2.search import LayerSearch, SearchResult, least_memory, spread
+from methods.lrp2.search import LayerSearch, SearchResult, least_memory, part_of, spread
 from methods.lrp2.spec import LRP2Spec
 from methods.lrp2.vectors import cached_vectors
 from orchestrator.data import FactSelection, FactStore, SentenceStore, prepare_facts, prepare_sentences
@@ -65,7 +65,8 @@ class LRP2Study(Study[LRP2Spec]):
 
     def prepare(self) -> None:
         spec, problems = self.spec, Problems()
-        description = _collect(problems, lambda: describe_model(spec.model))
+        _collect(problems, lambda: check_model(spec.model))
+        description = None if problems.found else _collect(problems, lambda: describe_model(spec.model))
         if description is not None:
             self.description = description
             _collect(problems, lambda: self._check_model(description))
@@ -265,7 +266,7 @@ class LRP2Study(Study[LRP2Spec]):
         for start, queries in self.queries(loaded.backbone, language, facts, at_once):
             live = race.live if race else pairs
             done, share = start / len(facts), len(queries) / len(facts)
-            result = loaded.search.run(queries, shift, live, progress=_scaled(context.progress, done, share))
+            result = loaded.search.run(queries, shift, live, progress=part_of(context.progress, done, share))
             if race:
                 race.feed(result.hits[:, 1:], self._pivot_hits(loaded, facts.slice(start, len(queries))))
                 result = spread(result, live, pairs)
@@ -345,11 +346,6 @@ class LRP2Study(Study[LRP2Spec]):
 
     def summarize(self, results: Sequence[TrialResult]) -> Summary:
         return summarize_search(self, results)
-
-
-def _scaled(progress: Callable[[float], None], done: float, share: float) -> Callable[[float], None]:
-    """Progress of a part that begins when `done` of the whole is finished and is `share` of it."""
-    return lambda fraction: progress(done + fraction * share)
 
 
 def _collect(problems: Problems, step: Callable[[], ValueT]) -> ValueT | None:
