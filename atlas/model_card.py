@@ -51,8 +51,9 @@ at the end {loss}. torch {torch}, transformers {transformers}.
 
 ## What it knows
 
-Share of queries whose right object beats every other of the full pool ({probe}),
-{extent}. Always naming a relation's most frequent object would score {majority:.3f}.
+Share of queries whose right object beats every other of the full pool by
+{probe}; {extent}.
+Always naming a relation's most frequent object would score {majority:.3f}.
 
 | language | seen in it | withheld in it | the withheld ones, asked in English | gap |
 |---|---|---|---|---|
