@@ -20,7 +20,7 @@ from methods.backbone import Backbone, Pack, Segment, pack_sequences
 from tests.backbone.tiny import tiny
 
 # Inherited tests run once per subclass, which hypothesis would warn of.
-PROPERTY = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+PROPERTY = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=8)
 
 
