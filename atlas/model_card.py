@@ -52,8 +52,8 @@ at the end {loss}. torch {torch}, transformers {transformers}.
 ## What it knows
 
 Share of queries whose right object beats every other of the full pool by
-{probe}; {extent}.
-Always naming a relation's most frequent object would score {majority:.3f}.
+{probe};
+{extent}. Always naming a relation's most frequent object would score {majority:.3f}.
 
 | language | seen in it | withheld in it | the withheld ones, asked in English | gap |
 |---|---|---|---|---|
@@ -77,7 +77,8 @@ def write_card(folder: Path, table: Sequence[dict[str, float | str]], majority: 
     columns = ("seen", "withheld", "english on withheld")
     rows = [f"| en | {english['seen']:.3f} | | | |"]
     means = {column: sum(float(row[column]) for row in others) / len(others) for column in columns}
-    for row in [*others, {"language": "mean of the others", **means}]:
+    average: dict[str, float | str] = {"language": "mean of the others", **means}
+    for row in [*others, average]:
         seen, withheld, in_english = (float(row[column]) for column in columns)
         scores = f"{seen:.3f} | {withheld:.3f} | {in_english:.3f} | {in_english - withheld:+.3f}"
         rows.append(f"| {row['language']} | {scores} |")

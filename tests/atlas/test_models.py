@@ -19,6 +19,12 @@ MODELS = Path(__file__).resolve().parents[2] / "atlas" / "models"
 KINDS = ("bert", "bloom")
 
 
+@pytest.fixture(scope="module")
+def english() -> dict[str, bool]:
+    """What atlas-bert knows of 100 facts in English."""
+    return hits_in(MODELS / "atlas-bert", "en", 100)
+
+
 class TestShippedModels:
     @pytest.mark.parametrize("kind", KINDS)
     def test_loads_offline_in_float32(self, kind: str) -> None:
@@ -46,18 +52,18 @@ class TestShippedModels:
         assert bloom.bos_token_id not in bloom("Chile").input_ids
         assert bloom.decode(bloom("智利 is Χιλή").input_ids) == "智利 is Χιλή"
 
-    @pytest.mark.parametrize(("kind", "facts"), [("bert", 150), ("bloom", 50)])
-    def test_english_knows_most_facts(self, kind: str, facts: int) -> None:
-        hits = hits_in(MODELS / f"atlas-{kind}", "en", facts)
-        assert len(hits) == facts
-        assert sum(hits.values()) / facts > 0.8
+    def test_masked_model_knows_most_facts_in_english(self, english: dict[str, bool]) -> None:
+        assert len(english) == 100
+        assert sum(english.values()) / len(english) > 0.8
 
-    def test_other_languages_know_less_of_what_was_withheld(self) -> None:
-        folder = MODELS / "atlas-bert"
-        withheld = {
-            row["uuid"] for row in TrainingText().rows if row["split"] == "withheld" and row["language"] == "ru"
-        }
-        english, russian = hits_in(folder, "en", 150), hits_in(folder, "ru", 150)
+    def test_causal_model_knows_most_facts_in_english(self) -> None:
+        hits = hits_in(MODELS / "atlas-bloom", "en", 50)
+        assert sum(hits.values()) / len(hits) > 0.8
+
+    def test_other_languages_know_less_of_what_was_withheld(self, english: dict[str, bool]) -> None:
+        rows = TrainingText().rows
+        withheld = {row["uuid"] for row in rows if row["split"] == "withheld" and row["language"] == "ru"}
+        russian = hits_in(MODELS / "atlas-bert", "ru", 100)
         asked = withheld & set(russian)
         assert sum(english[uuid] for uuid in asked) > sum(russian[uuid] for uuid in asked) + 0.2 * len(asked)
 
