@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from orchestrator.console import command, say
+from orchestrator.console import command, in_ray_job, say
 from orchestrator.errors import UserError
 from orchestrator.spec import Request, SweepSpec, parse_command_line, spec_to_yaml
 from orchestrator.study import Study
@@ -85,6 +85,11 @@ def _start(
     from orchestrator.placement import place
 
     spec = request.spec
+    if in_ray_job() and spec.output is not None and not spec.output.is_absolute():
+        raise UserError(
+            f"--output {spec.output} is a relative path, but a submitted job runs in a temporary copy of the project "
+            "that is deleted with everything written there: give an absolute path on storage that all nodes see."
+        )
     root = usable_root(spec.output)
     uri = tracking.tracking_uri(spec.tracking, root)
     study = make_study(spec, root / "cache")

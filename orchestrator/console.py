@@ -23,9 +23,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def in_ray_job() -> bool:
+    """Whether this process was started by ``ray job submit``, in a temporary copy of the project."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
 def command(arguments: Sequence[str], script: str | None = None) -> str:
     """What to type to run `script` (default: the running one) with these arguments, in the way this one was started."""
     words = [script or sys.argv[0], *arguments]
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # started by `ray job submit`, from a copy of the project
+    if in_ray_job():
         return shlex.join(["ray", "job", "submit", "--working-dir", ".", "--", "python", *words])
     return shlex.join([sys.orig_argv[0] if sys.orig_argv else "python", *words])

@@ -46,7 +46,7 @@ class Problems:
 def did_you_mean(word: str, known: Iterable[str], limit: int = 3) -> str:
     """A suffix such as ``" Did you mean 'de'?"`` naming the known words near `word`, or all of a short list."""
     names: Sequence[str] = sorted(set(known))
-    near = difflib.get_close_matches(word, names, n=limit, cutoff=0.5)
+    near = difflib.get_close_matches(word, names, n=limit, cutoff=0.6)
     if near:
         return " Did you mean " + " or ".join(repr(name) for name in near) + "?"
     if 0 < len(names) <= 60:

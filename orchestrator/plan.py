@@ -47,7 +47,7 @@ def show_plan(
         "machines": f"{len(nodes)} with {cores} cores" + (f" and {gpus} GPUs" if gpus else ""),
         "placement": str(placement),
         "work": f"{estimate.flops:.2e} floating-point operations",
-        "memory": f"about {in_bytes(study.memory_bytes())} a trial",
+        "memory": f"at least {in_bytes(study.memory_bytes())} a trial, up to what the placement gives it",
         "time": f"about {duration(estimate.seconds / at_a_time)}" if pending else "nothing to compute",
         "results": str(workspace.folder),
     }

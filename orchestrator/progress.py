@@ -36,7 +36,8 @@ class SweepProgress:
         self.done = self.failed = self.retried = 0
         self.work = 0.0
         self.fractions: dict[str, float] = {}
-        self.started = self.last_line = time.monotonic()
+        self.last_line = time.monotonic()
+        self.first: tuple[float, float] | None = None  # time of the first report, and the work done by then
         self.bars: Bars | None = None
         self.overall: TaskID | None = None
         self.tasks: dict[str, TaskID] = {}
@@ -67,6 +68,7 @@ class SweepProgress:
         """A running trial has done this fraction of its work."""
         if key in self.fractions:
             self.fractions[key] = fraction
+            self.first = self.first or (time.monotonic(), self._work_done())
             self._show()
 
     def finish(self, key: str) -> None:
@@ -85,12 +87,12 @@ class SweepProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """From the work done per second in this run; None before there is enough to tell."""
-        done = self._work_done()
-        elapsed = time.monotonic() - self.started
-        if done <= 0 or elapsed < 1:
+        """From the work done per second since the first report; None before there is enough to tell."""
+        if self.first is None:
             return None
-        return (self.pending_cost - done) * elapsed / done
+        begun, before = self.first
+        elapsed, done = time.monotonic() - begun, self._work_done()
+        return (self.pending_cost - done) * elapsed / (done - before) if elapsed >= 1 and done > before else None
 
     def _work_done(self) -> float:
         return self.work + sum(self.costs[key] * fraction for key, fraction in self.fractions.items())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.console import in_ray_job
 from orchestrator.errors import UserError
 from orchestrator.placement import Node, cluster_nodes, this_machine
 from orchestrator.spec import SweepSpec
@@ -95,15 +97,36 @@ def connected(address: str | None, machine: Node | None) -> Iterator[None]:
                 **quiet,
             )
         else:
-            ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        place = f"at RAY_ADDRESS={address}" if address else "could be started on this machine"
-        raise UserError(
-            f"No Ray {'cluster answers ' if address else ''}{place}: {str(error).splitlines()[0]}. "
-            + ("Start it, or unset RAY_ADDRESS to run on this machine." if address else "See /tmp/ray for its logs.")
-        ) from error
+            _check_reachable(address)
+            # A job's workers get its copy of the project from Ray; those of a driver started by hand need to be told.
+            environment = None if in_ray_job() else {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
+            ray.init(address=address, runtime_env=environment, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(_no_ray(address, str(error).splitlines()[0])) from error
     try:
         yield
     finally:
         sys.stdout.flush()
         ray.shutdown()
+
+
+def _no_ray(address: str | None, reason: str) -> str:
+    if address is None:
+        return f"Ray could not be started on this machine: {reason}. Its logs are under /tmp/ray."
+    return (
+        f"No Ray cluster answers at RAY_ADDRESS={address}: {reason}. Start it (and set RAY_AUTH_MODE=token if it asks "
+        "for a token), or unset RAY_ADDRESS to run on this machine."
+    )
+
+
+def _check_reachable(address: str) -> None:
+    """Raises OSError where nobody listens at a cluster's address: Ray itself would try for many minutes."""
+    import ray
+
+    host, _, port = address.rpartition(":")
+    if in_ray_job() or not port.isdigit():
+        return
+    if host in ("127.0.0.1", "localhost"):
+        host = ray.util.get_node_ip_address()  # a head node listens on its address in the network, as Ray knows
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+        pass

@@ -41,7 +41,7 @@ class SweepSpec(BaseModel):
     cpus_per_trial: int | None = Field(
         None, ge=1, description="CPU cores of one trial; default: the cores are shared out evenly"
     )
-    gpus_per_trial: float = Field(0.0, ge=0, description="GPUs of one trial; 0.5 puts two trials on one GPU")
+    gpus_per_trial: float = Field(0.0, ge=0, le=1, description="GPUs of one trial; 0.5 puts two trials on one GPU")
     concurrent: int | None = Field(
         None, ge=1, description="trials at a time; default: as many as cores, GPUs and memory allow"
     )

@@ -36,8 +36,8 @@ PARENT_TAG = "mlflow.parentRunId"
 ARTIFACTS = ("report.html", "summary.json", "summary.parquet", "spec.yaml", "figures")
 MAX_METRICS, MAX_PARAMS = 1000, 100
 
-# Only for our calls: a server that is down should cost seconds, not MLflow's usual minutes of patience.
 PRIVATE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+# Only for our calls: a server that is down should cost seconds, not MLflow's usual minutes of patience.
 KNOCKING = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 SENDING = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
@@ -110,24 +110,24 @@ def send(folder: Path, uri: str) -> None:
             f"{folder / TRACKING_FILE} cannot be read ({error}). Run the sweep again to renew it."
         ) from error
     is_file = uri.startswith("sqlite:")
-    with _environment(PRIVATE):
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
+    os.environ.update(PRIVATE)
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
 
-        for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        # Several sweeps may end at once, and MLflow's migration of a fresh database does not bear company.
-        turn = FileLock(folder.parent / ".mlflow.lock") if is_file else nullcontext()
-        try:
-            with turn:
-                client = MlflowClient(tracking_uri=uri)
-                place = None if uri.startswith("http") else (folder.parent / "mlartifacts").as_uri()
-                with _environment(KNOCKING):
-                    client.search_experiments(max_results=1)
-                with _environment(SENDING):
-                    _send(client, _experiment(client, content["experiment"], place), content, folder)
-        except (MlflowException, OSError) as error:  # the errors of requests are OSErrors
-            raise TrackingUnavailable(_first_line(error)) from error
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Several sweeps may end at once, and MLflow's migration of a fresh database does not bear company.
+    turn = FileLock(folder.parent / ".mlflow.lock") if is_file else nullcontext()
+    try:
+        with turn:
+            client = MlflowClient(tracking_uri=uri)
+            place = None if uri.startswith("http") else (folder.parent / "mlartifacts").as_uri()
+            with _environment(KNOCKING):
+                client.search_experiments(max_results=1)
+            with _environment(SENDING):
+                _send(client, _experiment(client, content["experiment"], place), content, folder)
+    except (MlflowException, OSError) as error:  # the errors of requests are OSErrors
+        raise TrackingUnavailable(_first_line(error)) from error
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:

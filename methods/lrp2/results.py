@@ -174,8 +174,13 @@ def _precision_notes(study: LRP2Study, results: Sequence[TrialResult]) -> list[s
     if not counts:
         return []
     changed, compared = (sum(column) for column in zip(*counts, strict=True))
+    inexact = " and ".join(
+        f"{part} in bfloat16"
+        for part, dtype in (("states", study.spec.dtype), ("logits", study.spec.head_dtype))
+        if dtype == "bfloat16"
+    )
     return [
-        f"{study.spec.dtype} arithmetic is inexact: of {compared} hits that were also computed in float32, {changed} "
+        f"The arithmetic is inexact ({inexact}): of {compared} hits that were also computed in float32, {changed} "
         f"({100 * changed / max(1, compared):.2f}%) differ"
     ]
 

@@ -26,6 +26,7 @@ from methods.lrp2.probes import Query
 from methods.lrp2.projection import LastLayer, Pair
 from methods.lrp2.ranking import ROW_TILE, VOCABULARY_TILE, Head, rank
 from methods.lrp2.tiles import Tile, build_tile, plan_tiles
+from orchestrator.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ FEWEST_TILE_ROWS = 64
 PROCESS_BYTES = 600 * 2**20
 
 
-class OutOfMemory(Exception):
+class OutOfMemory(UserError):
     """A single query does not fit into the memory bound."""
 
 

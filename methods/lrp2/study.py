@@ -272,7 +272,7 @@ class LRP2Study(Study[LRP2Spec]):
                 result = spread(result, live, pairs)
             parts.append(result)
         changed = None
-        if self.inexact and not race:
+        if self.inexact:
             changed = self._changed_hits(language, facts, shift, pairs, parts, context)
         dropped = race.dropped if race else {}
         return hits_table(facts, parts, pairs, self.description.num_layers, dropped=dropped, changed=changed)

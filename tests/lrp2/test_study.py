@@ -94,7 +94,7 @@ def test_a_race_says_what_it_dropped_and_keeps_the_winner(cache: Path) -> None:
 
 def test_inexact_arithmetic_says_how_many_hits_it_changed(cache: Path) -> None:
     summary = answer(study(cache, languages=("de",), dtype="bfloat16", precision_sample=20, pairs=("1/2",)))
-    assert any("bfloat16 arithmetic is inexact: of" in note for note in summary.document["notes"])
+    assert any("inexact (states in bfloat16): of" in note for note in summary.document["notes"])
 
 
 def test_all_mistakes_are_told_at_once(cache: Path) -> None:
