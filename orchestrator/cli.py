@@ -81,8 +81,13 @@ def _start(
     errors: Console,
     signals: StopSignals,
 ) -> int:
+    """Everything after the command line has been understood. Imports are here to keep ``--help`` and mistakes fast."""
     from orchestrator import ray_session, tracking
+    from orchestrator.finish import finish
     from orchestrator.placement import place
+    from orchestrator.plan import show_plan
+    from orchestrator.results import save_text
+    from orchestrator.sweep import run_sweep
 
     spec = request.spec
     if in_ray_job() and spec.output is not None and not spec.output.is_absolute():
@@ -102,20 +107,13 @@ def _start(
     with ray_session.reachable_nodes(spec) as nodes:
         placement = place(spec, nodes, len(trials), study.memory_bytes())
         if request.dry_run:
-            from orchestrator.plan import show_plan
-
             show_plan(study, trials, workspace, placement, nodes, console)
             return 0
-        from orchestrator.results import save_text
-        from orchestrator.sweep import run_sweep
-
         with workspace.locked():
             resolved = spec.model_copy(update={"name": workspace.name, "output": root})
             save_text(workspace.folder / "spec.yaml", spec_to_yaml(resolved))
             say(console, f"{len(trials)} trials: {placement}.")
             outcome = run_sweep(study, trials, workspace, placement, nodes, console, on_ray_ready=signals.install)
-            from orchestrator.finish import finish
-
             return finish(study, trials, workspace, outcome, uri, again, console, errors)
 
 

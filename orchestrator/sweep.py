@@ -8,7 +8,7 @@ needs no state of Tune's: the same command computes what is missing.
 from __future__ import annotations
 
 import os
-import tempfile
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -34,19 +34,22 @@ from orchestrator.workspace import Workspace
 def finished_trials(
     workspace: Workspace, trials: Sequence[Trial], *, mend: bool
 ) -> tuple[dict[str, TrialResult], list[str]]:
-    """The trials whose files are there and whole, by key, and notes on those that are damaged.
+    """The trials that this sweep or another one under the same root has finished, by key, and notes on damaged files.
 
     Args:
         workspace: the sweep's folders.
         trials: the grid.
-        mend: set damaged files aside, and link trials that other sweeps under the same root have finished.
+        mend: set damaged files aside and link other sweeps' trials into this one; else only look.
     """
     results: dict[str, TrialResult] = {}
     notes = []
     for trial in trials:
         path = workspace.trial_path(trial.key)
-        if mend and not path.exists():
-            workspace.adopt(trial.key)
+        other = None if path.exists() else workspace.elsewhere(trial.key)
+        if other and mend:
+            workspace.adopt(trial.key, other)
+        elif other:
+            path = other
         try:
             results[trial.key] = read_trial(path, trial)
         except FileNotFoundError:
@@ -116,7 +119,10 @@ def _run_with_tune(
     from orchestrator.trial import Job, TrialWorker
     from orchestrator.tune_callback import TuneCallback
 
-    token = workspace.folder / f".shared-{uuid.uuid4().hex}"
+    bookkeeping = workspace.folder / ".tune"
+    shutil.rmtree(bookkeeping, ignore_errors=True)  # of a run that was killed
+    bookkeeping.mkdir()
+    token = bookkeeping / f"shared-{uuid.uuid4().hex}"
     commit = git_commit()
     job = Job(
         study=study,
@@ -131,27 +137,26 @@ def _run_with_tune(
     trainable = tune.with_resources(
         tune.with_parameters(TrialWorker, job=job), {"cpu": placement.cpus, "gpu": placement.gpus}
     )
-    with tempfile.TemporaryDirectory(prefix="babelsweep-tune-") as bookkeeping:
-        token.touch()
-        try:
-            tune.Tuner(
-                trainable,
-                param_space={"key": tune.grid_search([trial.key for trial in pending])},
-                tune_config=tune.TuneConfig(
-                    max_concurrent_trials=placement.concurrent,
-                    reuse_actors=True,
-                    trial_name_creator=lambda trial: str(trial.trial_id),
-                    trial_dirname_creator=lambda trial: str(trial.trial_id),
-                ),
-                run_config=tune.RunConfig(
-                    name="sweep",
-                    storage_path=bookkeeping,
-                    failure_config=tune.FailureConfig(max_failures=study.spec.retries),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                    callbacks=[callback],
-                    verbose=0,
-                ),
-            ).fit()
-        finally:
-            token.unlink(missing_ok=True)
+    token.touch()
+    try:
+        tune.Tuner(
+            trainable,
+            param_space={"key": tune.grid_search([trial.key for trial in pending])},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=placement.concurrent,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: str(trial.trial_id),
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(bookkeeping),
+                failure_config=tune.FailureConfig(max_failures=study.spec.retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[callback],
+                verbose=0,
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(bookkeeping, ignore_errors=True)
     return callback.failed

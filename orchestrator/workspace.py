@@ -105,21 +105,20 @@ class Workspace:
     def log_path(self, key: str) -> Path:
         return self.logs / f"{key}.log"
 
-    def adopt(self, key: str) -> bool:
-        """Links a trial that another sweep under this root has finished into this sweep; says whether there was one.
+    def elsewhere(self, key: str) -> Path | None:
+        """The file of a trial that another sweep under this root has finished.
 
         Keys are content addresses, so a sweep over 53 languages need not repeat the two tried before.
         """
-        own = self.trial_path(key)
-        for other in sorted(self.root.glob(f"*/trials/{key}.parquet")):
-            if other != own:
-                own.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(other, own)
-                except OSError:  # a file system without hard links
-                    shutil.copy2(other, own)
-                return True
-        return False
+        found = sorted(self.root.glob(f"*/trials/{key}.parquet"))
+        return next((path for path in found if path.parent != self.trials), None)
+
+    def adopt(self, key: str, other: Path) -> None:
+        """Links another sweep's trial into this sweep."""
+        try:
+            os.link(other, self.trial_path(key))
+        except OSError:  # a file system without hard links
+            shutil.copy2(other, self.trial_path(key))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

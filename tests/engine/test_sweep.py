@@ -13,8 +13,10 @@ import pytest
 from orchestrator.errors import UserError
 from orchestrator.results import DamagedTrial, SweepOutcome, encode_trial, read_trial, save_trial
 from orchestrator.study import Trial
+from orchestrator.sweep import finished_trials
 from orchestrator.workspace import usable_root
 from tests.engine.conftest import ToySweep, toy_sweep
+from tests.engine.toy import ToySpec, ToyStudy
 
 
 def squares(outcome: SweepOutcome) -> dict[int, float]:
@@ -72,6 +74,10 @@ def test_a_trial_that_another_sweep_has_finished_is_taken_over(toy: ToySweep) ->
     toy.run(size=2)
     shutil.copytree(toy.workspace.folder, toy.workspace.root / "other")
     shutil.rmtree(toy.workspace.folder)
+    study = ToyStudy(ToySpec(marks=toy.marks, size=2), toy.workspace.cache)
+    seen, _ = finished_trials(toy.workspace, study.trials(), mend=False)
+    assert len(seen) == 2, "a dry run sees it"
+    assert not toy.workspace.folder.exists(), "and leaves everything as it is"
     outcome = toy.run(size=2)
     assert (outcome.done, outcome.reused) == (0, 2)
     assert toy.workspace.trial_path(outcome.results[0].trial.key).exists()

@@ -1,0 +1,123 @@
+"""Measures what this project claims about speed, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+# A job that was submitted to a cluster runs in a copy of the project that is not installed there.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
+from rich.console import Console
+
+from orchestrator.cli import StopSignals, guarded
+from orchestrator.console import command, say
+from orchestrator.errors import UserError
+from orchestrator.report.terminal import print_table
+from orchestrator.workspace import output_root
+
+LAYER_SEARCH = """\
+The layer search over all pairs: the lattice (all scores, and hits only) against the naive loop, and against pyvene and
+nnsight where asked, on the same queries in turn. Models have published sizes and random weights, queries the lengths
+of mLAMA's; nothing is downloaded. A model folder is measured with its own weights, with --facts on real facts."""
+
+EXAMPLES = """examples:
+  python jobs/benchmark.py layer-search --shape mbert --threads 2
+  python jobs/benchmark.py layer-search --shape bloom-560m --queries 4 --repeats 3 --json bloom.json
+  python jobs/benchmark.py layer-search --shape mbert --languages de,zh --against naive,pyvene,nnsight --pairs 4/10,5/9
+  python jobs/benchmark.py layer-search --shape llama-160m --against none --growth
+  python jobs/benchmark.py layer-search --shape models/mbert --facts mlama:mlama1.1.zip --pools mlama_objects.zip"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(description=__doc__)
+    layer_search = top.add_subparsers(dest="benchmark", required=True).add_parser(
+        "layer-search",
+        help="the lattice against one forward pass per layer pair",
+        description=LAYER_SEARCH,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = layer_search.add_argument
+    add("--shape", required=True, help="mbert, xlm-r, bloom-560m, llama-160m, a built-in model or a model folder")
+    add("--layers", type=int, metavar="N", help="only the first N blocks; default: all")
+    add("--languages", type=_words, metavar="A,B", help="languages of the queries; default: all")
+    add("--queries", type=int, default=8, metavar="N", help="number of queries; default: 8")
+    add("--facts", metavar="ADDRESS", help="real facts for a model folder, as for the sweep: mlama:<zip>, atlas, ...")
+    add("--pools", metavar="ZIP", help="candidate objects for mlama facts")
+    add(
+        "--against",
+        type=_words,
+        default=("naive",),
+        metavar="A,B",
+        help="naive, pyvene, nnsight or none; default: naive",
+    )
+    add("--pairs", type=_words, metavar="I/J,...", help="layer pairs such as 4/10; default: all")
+    add("--repeats", type=int, default=2, metavar="N", help="runs of every contender, in turn; default: 2")
+    add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
+    add("--memory", metavar="SIZE", help="bound for the lattice's memory, e.g. 4GB; default: no bound")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add("--dtype", choices=("float32", "float64", "bfloat16"), default="float32", help="default: float32")
+    add("--growth", action="store_true", help="also measure how time grows with queries, languages and layers")
+    add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
+    return top
+
+
+def run(console: Console, errors: Console, signals: StopSignals) -> int:
+    options = parser().parse_args()
+    memory = _bytes(options.memory)
+    import torch
+
+    from methods.lrp2.benchmark import Settings, run_benchmark, sentence, tables
+    from orchestrator.data import write_atomically
+
+    settings = Settings(
+        shape=options.shape,
+        cache=output_root(None) / "cache",
+        layers=options.layers,
+        languages=options.languages,
+        queries=options.queries,
+        facts=options.facts,
+        pools=options.pools,
+        against=() if options.against == ("none",) else options.against,
+        pairs=options.pairs,
+        repeats=options.repeats,
+        threads=options.threads,
+        memory_bytes=memory,
+        device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        dtype=options.dtype,
+        growth=options.growth,
+    )
+    result = run_benchmark(settings, lambda text: say(errors, text))
+    text = json.dumps(result, indent=2)
+    if options.json == "-":
+        print(text)
+        return 0
+    for table in tables(result):
+        print_table(table, console)
+    say(console, sentence(result))
+    if options.json:
+        write_atomically(Path(options.json), lambda file: file.write(f"{text}\n".encode()))
+        say(console, f"Figures: {options.json}")
+    return 0
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _bytes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError as error:
+        raise UserError(f"--memory {text!r} is not a size; write it as 4GB or 500MB") from error
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(run, command(sys.argv[1:])))
