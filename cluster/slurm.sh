@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A sweep on the nodes of one Slurm allocation. Submit it from the project's folder, on a shared file system:
 #
-#   sbatch --nodes 4 cluster/slurm.sh --config jobs/presets/lrp2_mbert.yaml --output /scratch/$USER/babelsweep
+#   sbatch --nodes 4 cluster/slurm.sh --config jobs/presets/lrp2_mbert.yaml --output /scratch/$USER/babelsweep \
+#       --facts mlama:/scratch/$USER/mlama1.1.zip --pools /scratch/$USER/mlama_objects.zip
 #
 # Everything after the script's name goes to the job. Cancelled or out of time, it is submitted again unchanged and goes on
 # where it was.

@@ -1,0 +1,121 @@
+"""Who is measured: the lattice with all scores and with hits only, the naive loop, and libraries for interventions.
+
+Shape legend: Q queries, P layer pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from methods.backbone import Backbone
+from methods.lrp2.benchmark.peers import PEERS, peer_scores
+from methods.lrp2.benchmark.timing import wall_seconds
+from methods.lrp2.naive import hits_of_scores, naive_scores
+from methods.lrp2.probes import Query
+from methods.lrp2.projection import Pair
+from methods.lrp2.search import LayerSearch, SearchStats
+
+SCORES, HITS, NAIVE = "lattice, scores", "lattice, hits", "naive"
+AGAINST = (NAIVE, *PEERS)
+BATCH_SIZES = {"cpu": (4, 8, 16, 32, 64), "cuda": (16, 64, 256, 512)}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a contender found: hits [Q, 1 + P] and, unless it keeps hits only, per query scores [1 + P, candidates]."""
+
+    hits: NDArray[np.bool_]
+    scores: Sequence[NDArray[np.floating]] | None
+    stats: SearchStats = field(default_factory=SearchStats)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to do the search.
+
+    Attributes:
+        run: does all of it.
+        flops: of a run that gave an answer: blocks, the transform before the vocabulary matrix, and that matrix.
+    """
+
+    name: str
+    run: Callable[[], Answer]
+    flops: Callable[[Answer], float]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all contenders are asked: the same queries, shift and pairs."""
+
+    backbone: Backbone
+    queries: Sequence[Query]
+    shift: Tensor
+    pairs: Sequence[Pair]
+
+    def lattice(self, keep: Literal["hits", "scores"], memory_bytes: int | None) -> Contender:
+        """The lattice; its preparation of the vocabulary matrix, once per model, is no part of a run."""
+        search = LayerSearch(self.backbone, keep=keep, memory_bytes=memory_bytes)
+
+        def run() -> Answer:
+            result = search.run(self.queries, self.shift, self.pairs)
+            return Answer(result.hits, result.scores, result.stats)
+
+        return Contender(HITS if keep == "hits" else SCORES, run, self._lattice_flops)
+
+    def one_by_one(self, name: str, batch_size: int) -> Contender:
+        """The naive loop or a library: a forward pass for every pair."""
+        shift = self.shift.to(self.backbone.device, self.backbone.dtype)
+
+        def run() -> Answer:
+            if name == NAIVE:
+                scores = naive_scores(self.backbone, self.queries, shift, self.pairs, batch_size=batch_size)
+            else:
+                scores = peer_scores(name, self.backbone, self.queries, shift, self.pairs, batch_size=batch_size)
+            hits, _ = hits_of_scores(self.queries, scores)
+            return Answer(hits.T.numpy(), [table.numpy() for table in scores])
+
+        flops = (1 + len(self.pairs)) * self._padded_flops(batch_size)
+        return Contender(name, run, lambda answer: flops)
+
+    def _lattice_flops(self, answer: Answer) -> float:
+        description, stats = self.backbone.description, answer.stats
+        head = 2.0 * description.vocab_size * description.hidden_size
+        return stats.block_flops + stats.head_rows * head + stats.needed_rows * 2.0 * description.transform_weights
+
+    def _padded_flops(self, batch_size: int) -> float:
+        """Of one pass over all forms, padding included, with the head at every position."""
+        lengths = sorted(len(form) for query in self.queries for form in query.forms)
+        batches = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
+        backbone = self.backbone
+        return sum(
+            len(batch) * batch[-1] * (backbone.num_layers * backbone.block_flops(batch[-1]) + backbone.head_flops())
+            for batch in batches
+        )
+
+    @torch.no_grad()
+    def batch_seconds(self) -> dict[int, float]:
+        """Seconds of the naive loop per batch size, on the unmodified model alone, up to the last size that fits."""
+        forms = sum(len(query.forms) for query in self.queries)
+        device = self.backbone.device.type
+        seconds: dict[int, float] = {}
+        for size in BATCH_SIZES[device]:
+            if seconds and size >= 2 * forms:
+                break
+
+            def once(size: int = size) -> None:
+                naive_scores(self.backbone, self.queries, None, (), batch_size=size)
+
+            try:
+                seconds[size] = min(wall_seconds(device, once) for _ in range(2))
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not seconds or "memory" not in str(error):
+                    raise
+                break
+        return seconds

@@ -1,0 +1,114 @@
+"""Instruments: wall and CPU time, peak memory, the time inside blocks, and the rate of matrix products."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.backbone import Backbone
+
+
+def wall_seconds(device: str, work: Callable[[], Any]) -> float:
+    """Seconds of a piece of work on a device, all that it queued there included."""
+    wait(device)
+    start = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def wait(device: str) -> None:
+    """Until a GPU has done what it was given; a CPU is never behind."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def peak_memory(device: str, every: float = 0.005) -> Iterator[Callable[[], int]]:
+    """The largest memory while the block ran, in bytes: of the process, or of tensors on a GPU."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        yield torch.cuda.max_memory_allocated
+        return
+    process, done = psutil.Process(), threading.Event()
+    largest = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal largest
+        while not done.wait(every):
+            largest = max(largest, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: largest
+    finally:
+        done.set()
+        watcher.join()
+
+
+@contextmanager
+def clocked_blocks(backbone: Backbone) -> Iterator[Callable[[], tuple[float, float]]]:
+    """Wall and CPU seconds spent inside `Backbone.layer`; on a GPU the device's own time, without waiting for it."""
+    layer, cuda = backbone.layer, backbone.device.type == "cuda"
+    marks: list[tuple[Any, Any]] = []
+    wall = cpu = 0.0
+
+    def clocked(*arguments: Any, **named: Any) -> Tensor:
+        nonlocal wall, cpu
+        if cuda:
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
+            states = layer(*arguments, **named)
+            after.record()
+            marks.append((before, after))
+            return states
+        start = time.perf_counter(), time.process_time()
+        states = layer(*arguments, **named)
+        wall += time.perf_counter() - start[0]
+        cpu += time.process_time() - start[1]
+        return states
+
+    def seconds() -> tuple[float, float]:
+        if cuda:
+            wait("cuda")
+            return sum(before.elapsed_time(after) for before, after in marks) / 1e3, 0.0
+        return wall, cpu
+
+    backbone.layer = clocked  # type: ignore[method-assign]
+    try:
+        yield seconds
+    finally:
+        del backbone.layer
+
+
+def matrix_rate(backbone: Backbone) -> tuple[float, float]:
+    """Operations per second, and per CPU second, of the fastest of several large matrix products.
+
+    Two have the sizes of the model's feed-forward layers, two are square enough for any machine.
+    """
+    device, dtype, d = backbone.device, backbone.dtype, backbone.hidden_size
+    rows, wide = (1024, 2048) if device.type == "cpu" else (16384, 8192)
+    best = best_cpu = 0.0
+    for n, width, out in ((rows, d, 4 * d), (rows, 4 * d, d), (rows, wide, wide), (wide, wide, wide)):
+        x, weight = (
+            torch.randn(n, width, device=device, dtype=dtype),
+            torch.randn(out, width, device=device, dtype=dtype),
+        )
+        F.linear(x, weight)
+        for _ in range(3):
+            cpu = time.process_time()
+            seconds = wall_seconds(device.type, partial(F.linear, x, weight))
+            cpu = time.process_time() - cpu
+            best = max(best, 2.0 * n * width * out / seconds)
+            best_cpu = max(best_cpu, 2.0 * n * width * out / max(cpu, 1e-9))
+    return best, best_cpu
