@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         help="naive, pyvene, nnsight or none; default: naive",
     )
     add("--pairs", type=_words, metavar="I/J,...", help="layer pairs such as 4/10; default: all")
+    add("--sample-pairs", type=int, metavar="N", help="run the other contenders on N pairs and scale; default: all")
     add("--repeats", type=int, default=2, metavar="N", help="runs of every contender, in turn; default: 2")
     add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
     add("--memory", metavar="SIZE", help="bound for the lattice's memory, e.g. 4GB; default: no bound")
@@ -85,6 +86,7 @@ def run(console: Console, errors: Console, signals: StopSignals) -> int:
         pools=options.pools,
         against=() if options.against == ("none",) else options.against,
         pairs=options.pairs,
+        sample_pairs=options.sample_pairs,
         repeats=options.repeats,
         threads=options.threads,
         memory_bytes=memory,
@@ -120,4 +122,4 @@ def _bytes(text: str | None) -> int | None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(run, command(sys.argv[1:])))
+    sys.exit(guarded(run, command(sys.argv[1:]), "Nothing was measured; this starts it again"))

@@ -53,12 +53,17 @@ def main(
     return guarded(run, command(arguments))
 
 
-def guarded(run: Callable[[Console, Console, StopSignals], int], again: str) -> int:
+def guarded(
+    run: Callable[[Console, Console, StopSignals], int],
+    again: str,
+    stopped: str = "What is finished is kept; this continues it",
+) -> int:
     """Calls `run` with consoles for output and errors; mistakes and Ctrl-C become messages and exit codes.
 
     Args:
         run: returns the exit code.
         again: the command with which to continue after Ctrl-C.
+        stopped: what has become of the work then, and what `again` does.
     """
     console, errors = Console(), Console(stderr=True)
     signals = StopSignals()
@@ -69,7 +74,7 @@ def guarded(run: Callable[[Console, Console, StopSignals], int], again: str) -> 
         _print_problems(error, errors)
         return 2
     except KeyboardInterrupt:
-        say(errors, f"Stopped. What is finished is kept; this continues it:\n  {again}")
+        say(errors, f"Stopped. {stopped}:\n  {again}")
         return 128 + (signals.received or signal.SIGINT)
 
 

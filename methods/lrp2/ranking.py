@@ -1,16 +1,22 @@
 """From the last states to hits: logits where they are needed, normalisers where they can change the ranking.
 
-A candidate's score is ``(raw - normaliser of its norm set) / divisor`` (tiles.py). With ``keep="hits"`` normalisers
+A candidate's score is ``(raw - normalisers of its norm set) / divisor`` (tiles.py). With ``keep="hits"`` normalisers
 are computed only until the answer is certain: each row's log-normaliser has an exact lower bound
 
     lse >= log( sum_{v in S} exp z_v + (V - |S|) exp( mean_{v not in S} z_v ) )
 
 (S: the tokens read anyway; Jensen's inequality on the rest, whose mean is one dot product with the mean row of the
-vocabulary matrix). It bounds every score from above. The candidate with the largest bound is normalised exactly,
-again and again, until the gold object has lost to a normalised candidate or beats every bound.
+vocabulary matrix). What is compared is the difference between the gold object's score and a rival's,
+
+    (raw_g - lse_g) / d_g - (raw_r - lse_r) / d_r - (1 / d_g - 1 / d_r) lse_common,
+
+in which lower bounds of lse_g, lse_r and of the normalisers common to all candidates each err on a known side: a rival
+has won once the difference is negative with lse_r exact, and lost once it is positive with lse_g exact, each time with
+lse_common exact or erring on the safe side. Which normaliser is computed next follows an estimate of all of them, from
+the first two moments of the logits; it decides how soon the answer is certain, never what the answer is.
 
 Shape legend: n branches, M needed rows, U reads, C candidates, K norm sets, Q queries, S norm sets of a query,
-V vocabulary.
+V vocabulary, D hidden.
 """
 
 from __future__ import annotations
@@ -25,27 +31,42 @@ from torch import Tensor
 
 from methods.lrp2.tiles import Tile
 
-VOCABULARY_TILE = 4096
-ROW_TILE = 2048
+# Rows and vocabulary entries of a tile of logits: on a CPU what its caches hold, on a GPU what keeps it busy.
+ROW_TILE = {"cpu": 1024, "cuda": 2048}
+VOCABULARY_TILE = {"cpu": 1024, "cuda": 4096}
+SAMPLED_ROWS = 8192
 
 
 @dataclass(frozen=True)
 class Head:
-    """The vocabulary matrix [V, D], its bias [V] or None, and the means of both over the vocabulary."""
+    """The vocabulary matrix [V, D], its bias [V] or None, the means of both over the vocabulary, and the rows' spread.
+
+    `spread` [D, D] is a square root of the rows' covariance: ``|h @ spread|^2`` is about the variance of a state's
+    logits. It only serves an estimate, so a sample of the rows gives it.
+    """
 
     weight: Tensor
     bias: Tensor | None
     mean_weight: Tensor
     mean_bias: Tensor
+    spread: Tensor
 
     @classmethod
     def of(cls, unembedding: tuple[Tensor, Tensor | None], dtype: torch.dtype) -> Head:
         """Prepares a backbone's unembedding; logits are computed in `dtype`."""
         weight, bias = unembedding
-        mean_weight = torch.stack([part.double().sum(0) for part in weight.split(VOCABULARY_TILE)]).sum(0) / len(weight)
+        mean_weight = torch.stack(
+            [part.double().sum(0) for part in weight.split(VOCABULARY_TILE[weight.device.type])]
+        ).sum(0) / len(weight)
         mean_bias = torch.zeros((), device=weight.device) if bias is None else bias.double().mean()
+        sample = weight[:: 1 + len(weight) // SAMPLED_ROWS].float()
+        spread = torch.linalg.qr(sample - sample.mean(0), mode="r").R.T / len(sample) ** 0.5
         return cls(
-            weight.to(dtype), None if bias is None else bias.to(dtype), mean_weight.to(dtype), mean_bias.to(dtype)
+            weight.to(dtype),
+            None if bias is None else bias.to(dtype),
+            mean_weight.to(dtype),
+            mean_bias.to(dtype),
+            spread.to(dtype),
         )
 
     @property
@@ -56,17 +77,18 @@ class Head:
     def normaliser(self, states: Tensor) -> Tensor:
         """Streaming logsumexp over the vocabulary: states [R, D] to [R]; no [R, V] matrix is ever held."""
         out = torch.empty(len(states), dtype=self.accumulator, device=states.device)
-        for start in range(0, len(states), ROW_TILE):
-            rows = states[start : start + ROW_TILE].to(self.dtype)
+        height, width = ROW_TILE[states.device.type], VOCABULARY_TILE[states.device.type]
+        for start in range(0, len(states), height):
+            rows = states[start : start + height].to(self.dtype)
             total: Tensor | None = None
-            for v in range(0, len(self.weight), VOCABULARY_TILE):
-                bias = None if self.bias is None else self.bias[v : v + VOCABULARY_TILE]
-                logits = F.linear(rows, self.weight[v : v + VOCABULARY_TILE], bias).to(self.accumulator)
+            for v in range(0, len(self.weight), width):
+                bias = None if self.bias is None else self.bias[v : v + width]
+                logits = F.linear(rows, self.weight[v : v + width], bias).to(self.accumulator)
                 # log_softmax goes over a tile once, row by row in the cache; logsumexp would take four passes.
                 part = logits[:, 0] - F.log_softmax(logits, -1)[:, 0]
                 total = part if total is None else torch.logaddexp(total, part)
             assert total is not None
-            out[start : start + ROW_TILE] = total
+            out[start : start + height] = total
         return out
 
     @property
@@ -102,46 +124,58 @@ def rank(states: Tensor, tile: Tile, head: Head, *, keep_scores: bool) -> Rankin
         keep_scores: normalise every row and return all scores.
     """
     n, m, _ = states.shape
-    logits, bound = _read(states, tile, head)
+    logits, norms = _read(states, tile, head)
     raw = _gathered_sum(logits, tile.raw_reads)
-
     flat = states.reshape(n * m, -1)
-    exact = torch.zeros(n, m, dtype=torch.bool, device=states.device)
-    normalised = 0
 
     def normalise(wanted: Tensor) -> None:
         """Computes the normalisers of the wanted rows [n, M] that are not exact yet."""
-        nonlocal normalised
-        missing = (wanted & ~exact).view(-1)
-        index = missing.nonzero()[:, 0]
-        normalised += len(index)
-        bound.view(-1)[index] = head.normaliser(flat[index])
-        exact.view(-1)[index] = True
+        index = (wanted & ~norms.exact).view(-1).nonzero()[:, 0]
+        norms.settle(index, head.normaliser(flat[index]))
 
     if keep_scores:
-        normalise(torch.ones_like(exact))
-    hits, ties = _decide(raw, tile, bound, exact, normalise)
+        normalise(torch.ones_like(norms.exact))
+    hits, ties = _decide(raw, tile, norms, normalise)
     scores = None
     if keep_scores:
-        norms = _gathered_sum(bound, tile.set_rows)
-        scores = (raw - norms[:, tile.set_of]) / tile.set_divisor[tile.set_of].to(raw.dtype)
-    return Ranking(hits, ties, scores, normalised)
+        totals = (
+            _gathered_sum(norms.bound, tile.set_rows) + _gathered_sum(norms.bound, tile.common_rows)[:, tile.set_query]
+        )
+        scores = (raw - totals[:, tile.set_of]) / tile.set_divisor[tile.set_of].to(raw.dtype)
+    return Ranking(hits, ties, scores, int(norms.exact.sum()))
 
 
-def _read(states: Tensor, tile: Tile, head: Head) -> tuple[Tensor, Tensor]:
-    """The logits that the candidates need [n, U], and the lower bound of every row's normaliser [n, M]."""
+@dataclass(frozen=True)
+class Normalisers:
+    """What is known of the log-normalisers of all rows: a lower bound, an estimate, whether both are exact; [n, M]."""
+
+    bound: Tensor
+    estimate: Tensor
+    exact: Tensor
+
+    def settle(self, index: Tensor, values: Tensor) -> None:
+        """Takes the exact values of the rows `index` of the flattened tables."""
+        for table, known in ((self.bound, values), (self.estimate, values), (self.exact, True)):
+            table.view(-1)[index] = known
+
+
+def _read(states: Tensor, tile: Tile, head: Head) -> tuple[Tensor, Normalisers]:
+    """The logits that the candidates need [n, U], and bounds and estimates of the normalisers."""
     n, m, _ = states.shape
     vocabulary = len(head.weight)
     last = tile.reads[-1]
     width = last.first + last.rows.numel() * last.tokens.shape[1]
     logits = torch.empty(n, width, dtype=head.accumulator, device=states.device)
     mean = (states.to(head.dtype) @ head.mean_weight + head.mean_bias).to(head.accumulator)
+    half_variance = (states.to(head.dtype) @ head.spread).to(head.accumulator).square().sum(-1) / 2
     bound = torch.empty(n, m, dtype=head.accumulator, device=states.device)
+    estimate = torch.empty_like(bound)
     # Rounding of the mean and of the normaliser itself must never turn a bound into a claim that is false.
     margin = 1e4 * torch.finfo(head.dtype).eps
     for group in tile.reads:
         (lists, rows), k = group.rows.shape, group.tokens.shape[1]
-        at_rows = states[:, group.rows.reshape(-1)].to(head.dtype).view(n, lists, rows, -1)
+        places = group.rows.reshape(-1)
+        at_rows = states[:, places].to(head.dtype).view(n, lists, rows, -1)
         weight = head.weight[group.tokens]
         z = torch.einsum("ngrd,gkd->ngrk", at_rows, weight)
         if head.bias is not None:
@@ -154,8 +188,9 @@ def _read(states: Tensor, tile: Tile, head: Head) -> tuple[Tensor, Tensor]:
         rest = vocabulary - counts
         rest_mean = (vocabulary * mean[:, group.rows] - (z * real).sum(-1)) / rest.clamp(min=1)
         unseen = torch.where(rest > 0, rest_mean + rest.clamp(min=1).log(), -math.inf)
-        bound[:, group.rows.reshape(-1)] = (torch.logaddexp(seen, unseen) - margin).reshape(n, -1)
-    return logits, bound
+        bound[:, places] = (torch.logaddexp(seen, unseen) - margin).reshape(n, -1)
+        estimate[:, places] = torch.logaddexp(seen, unseen + half_variance[:, group.rows]).reshape(n, -1)
+    return logits, Normalisers(bound, estimate, torch.zeros(n, m, dtype=torch.bool, device=states.device))
 
 
 def _gathered_sum(values: Tensor, index: Tensor) -> Tensor:
@@ -167,75 +202,103 @@ def _gathered_sum(values: Tensor, index: Tensor) -> Tensor:
     return total
 
 
-def _decide(
-    raw: Tensor, tile: Tile, bound: Tensor, exact: Tensor, normalise: Callable[[Tensor], None]
-) -> tuple[Tensor, Tensor]:
+def _decide(raw: Tensor, tile: Tile, norms: Normalisers, normalise: Callable[[Tensor], None]) -> tuple[Tensor, Tensor]:
     """Hits and ties, both [n, Q].
 
-    Works on norm sets: the best candidate of a set stands for all of it. `bound` and `exact` change as `normalise` is
-    called for more rows.
+    Works on norm sets: the best candidate of a set stands for all of it. `norms` changes as `normalise` is called for
+    more rows.
     """
     n, device = len(raw), raw.device
-    sets, queries = len(tile.set_rows), len(tile.query_sets)
+    sets = len(tile.set_rows)
     gold_set = tile.set_of[tile.gold]
     gold_raw = raw[:, tile.gold]
     others = raw.clone()
     others[:, tile.gold] = -math.inf
     best = torch.full((n, sets + 1), -math.inf, dtype=raw.dtype, device=device)
     best.scatter_reduce_(1, tile.set_of.expand(n, -1), others, "amax")
-    divisor = tile.set_divisor.to(raw.dtype)
-    members = tile.query_sets
-    real = members < sets
-    safe = members.clamp(max=sets - 1)
+    best = best[:, tile.query_sets]
+    members = tile.query_sets.clamp(max=sets - 1)
+    # In the gold object's own set the normaliser is the same number: the raw scores decide.
+    own = tile.query_sets == gold_set[:, None]
+    own_best = torch.where(own, best, -math.inf).amax(-1)
+    rival = (best > -math.inf) & ~own
+    share = 1 / tile.set_divisor.to(raw.dtype)
+    gold_share, rival_share = share[gold_set][:, None], share[members]
+    common_share = gold_share - rival_share
+    best = torch.where(rival, best, 0.0)
 
-    open_ = torch.ones(n, queries, dtype=torch.bool, device=device)
-    hits = torch.zeros(n, queries, dtype=torch.bool, device=device)
-    ties = torch.zeros(n, queries, dtype=torch.int16, device=device)
+    def difference(table: Tensor) -> Tensor:
+        """Gold object's score minus each rival's [n, Q, S], with the normalisers of a table [n, M]."""
+        of_set = _gathered_sum(table, tile.set_rows)
+        gold = (gold_raw - of_set[:, gold_set])[:, :, None] * gold_share
+        common = _gathered_sum(table, tile.common_rows)[:, :, None] * common_share
+        return gold - (best - of_set[:, members]) * rival_share - common
+
+    open_ = own_best <= gold_raw
+    won = torch.zeros_like(open_)
+    matched = torch.zeros_like(rival.expand(n, -1, -1))
+    slack = 64 * torch.finfo(raw.dtype).eps * (1 + gold_raw.abs())[:, :, None] * gold_share
     while True:
-        norm = _gathered_sum(bound, tile.set_rows)
-        known = _gathered_sum((~exact).to(torch.int32), tile.set_rows) == 0
-        gold_known = known[:, gold_set]
-        gold_score = (gold_raw - norm[:, gold_set]) / divisor[gold_set]
-        rival = torch.where(real, (best[:, members] - norm[:, safe]) / divisor[safe], -math.inf)
-        rival_known = known[:, safe] & real
-        # In the gold object's own set the normaliser is the same number: the raw scores decide.
-        own = members == gold_set[:, None]
-        own_best = torch.where(own, best[:, members], -math.inf).amax(-1)
-        beaten_at_home = own_best > gold_raw
-        rival = rival.masked_fill(own, -math.inf)
-        proven = torch.where(rival_known, rival, -math.inf).amax(-1)
-        possible = torch.where(rival_known, -math.inf, rival).amax(-1)
-        lost = beaten_at_home | (proven > gold_score)
-        certain = gold_known & (possible < gold_score)
-        # With no rival outside its own set the gold object needs no normaliser at all.
-        certain |= torch.maximum(proven, possible) == -math.inf
-        won = open_ & certain & ~lost
-        alone = won & (own_best < gold_raw) & (proven < gold_score)
-        hits |= alone
-        for branch, query in (won & ~alone).nonzero().tolist():
-            ties[branch, query] = _count_ties(raw, norm, tile, branch, query)
-        open_ &= ~(certain | lost)
+        set_exact = _all_exact(norms.exact, tile.set_rows)
+        gold_exact = set_exact[:, gold_set][:, :, None]
+        rival_exact = set_exact[:, members]
+        common_exact = _all_exact(norms.exact, tile.common_rows)[:, :, None]
+        margin = difference(norms.bound)
+        settled = gold_exact & rival_exact & (common_exact | (common_share == 0))
+        above = torch.where(
+            settled, ~(margin >= 0), rival_exact & (common_exact | (common_share >= 0)) & (margin < -slack)
+        )
+        below = torch.where(settled, margin >= 0, gold_exact & (common_exact | (common_share <= 0)) & (margin > slack))
+        matched = settled & (margin == 0) & rival
+        open_ &= ~(above & rival).any(-1)
+        unsettled = rival & ~below
+        now_won = open_ & ~unsettled.any(-1)
+        won |= now_won
+        open_ &= ~now_won
         if not bool(open_.any()):
             break
-        # Next: the open query's set with the largest bound, the gold object's own included.
-        contest = torch.where(rival_known | ~real, -math.inf, rival)
-        contest = torch.where(own & ~gold_known[:, :, None], gold_score[:, :, None], contest)
-        top = members.expand(n, -1, -1).gather(2, contest.argmax(-1, keepdim=True))[..., 0]
-        branches, places = open_.nonzero(as_tuple=True)
-        wanted = torch.zeros(n, bound.shape[1] + 1, dtype=torch.bool, device=device)
-        wanted[branches[:, None], tile.set_rows[top[branches, places]]] = True
+        guess = torch.where(unsettled, difference(norms.estimate), math.inf)
+        strongest = guess == guess.amin(-1, keepdim=True)
+        losing = (guess < 0).any(-1, keepdim=True)
+        contest = unsettled & (strongest | ~losing)
+        # A rival that seems to win needs its own normalisers, then the common ones where these err on its side, then
+        # the gold object's. A gold object that seems to win needs its own, then those of every rival still in doubt.
+        late = gold_exact | losing
+        of_rival = contest & ~rival_exact & late & (losing | common_exact | (common_share <= 0))
+        of_common = contest & ~common_exact & late & torch.where(losing, common_share < 0, common_share > 0)
+        of_common |= contest & ~common_exact & rival_exact & gold_exact
+        of_gold = contest & ~gold_exact & (~losing | (rival_exact & (common_exact | (common_share >= 0))))
+        wanted = torch.zeros(n, norms.bound.shape[1] + 1, dtype=torch.bool, device=device)
+        _want(wanted, of_rival & open_[:, :, None], tile.set_rows[members])
+        _want(wanted, of_common.any(-1) & open_, tile.common_rows)
+        _want(wanted, of_gold.any(-1) & open_, tile.set_rows[gold_set])
         normalise(wanted[:, :-1])
+    ties = torch.zeros(won.shape, dtype=torch.int16, device=device)
+    level = won & ((own_best == gold_raw) | matched.any(-1))
+    for branch, query in level.nonzero().tolist():
+        ties[branch, query] = _count_ties(raw, tile, matched[branch, query], branch, query)
     twins = torch.tensor([query.gold_twins for query in tile.queries], dtype=torch.int16, device=device)
-    on_top = hits | (ties > 0)
-    return hits & (twins == 0), torch.where(on_top, ties + twins, 0).to(torch.int16)
+    return won & ~level & (twins == 0), torch.where(won, ties + twins, 0).to(torch.int16)
 
 
-def _count_ties(raw: Tensor, norm: Tensor, tile: Tile, branch: int, query: int) -> int:
-    """Other candidates of one query whose score equals the gold object's."""
+def _all_exact(exact: Tensor, rows: Tensor) -> Tensor:
+    """Whether all rows of each list are exact: [n, M], [K, E] to [n, K]."""
+    return _gathered_sum((~exact).to(torch.int32), rows) == 0
+
+
+def _want(wanted: Tensor, which: Tensor, rows: Tensor) -> None:
+    """Marks in `wanted` [n, M + 1] the rows [*, E] of the lists chosen by `which` [n, *]."""
+    branch, *place = which.nonzero(as_tuple=True)
+    wanted[branch[:, None], rows[tuple(place)]] = True
+
+
+def _count_ties(raw: Tensor, tile: Tile, matched: Tensor, branch: int, query: int) -> int:
+    """Other candidates of one query whose score equals the gold object's; `matched` [S] are the sets that hold some."""
     first, stop = tile.first_candidate[query], tile.first_candidate[query + 1]
-    sets = tile.set_of[first:stop]
-    scores = (raw[branch, first:stop] - norm[branch, sets]) / tile.set_divisor[sets].to(raw.dtype)
+    sets, scores = tile.set_of[first:stop], raw[branch, first:stop]
     gold = int(tile.gold[query]) - first
-    same_set = sets == sets[gold]
-    equal = torch.where(same_set, raw[branch, first:stop] == raw[branch, first + gold], scores == scores[gold])
-    return int(equal.sum()) - 1
+    count = int((scores[sets == sets[gold]] == scores[gold]).sum()) - 1
+    for number in tile.query_sets[query][matched].tolist():
+        mates = scores[sets == number]
+        count += int((mates == mates.max()).sum())
+    return count

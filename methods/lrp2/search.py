@@ -340,7 +340,8 @@ def _bytes_per_row(description: ModelDescription, dtype: torch.dtype, walk: Sche
 def _working_bytes(description: ModelDescription, dtype: torch.dtype, device: str) -> int:
     """What blocks and head need while they compute: activations of a chunk of rows, tiles of logits."""
     width = description.block_weights // description.hidden_size
-    return rows_at_once(description.hidden_size, device) * width * dtype.itemsize + 3 * ROW_TILE * VOCABULARY_TILE * 4
+    tile = 3 * ROW_TILE[device] * VOCABULARY_TILE[device]
+    return rows_at_once(description.hidden_size, device) * width * dtype.itemsize + tile * 4
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -51,9 +51,12 @@ class Tile:
         raw_reads: [C, E] long, the columns whose logits add up to a candidate's unnormalised score, U where there are
             fewer than E.
         set_of: [C] long, norm set of each candidate.
-        set_rows: [K, E] long, needed rows whose normalisers a norm set subtracts, M where there are fewer than E.
+        set_rows: [K, E] long, needed rows whose normalisers a norm set subtracts beside its query's common ones, M
+            where there are fewer than E.
         set_divisor: [K] float64.
+        set_query: [K] long, the query of each norm set.
         query_sets: [Q, S] long, the norm sets of each query, K where it has fewer than S.
+        common_rows: [Q, E] long, needed rows whose normalisers all norm sets of a query subtract, M where fewer.
         gold: [Q] long, the gold candidate's number among the C, -1 if it has none.
         first_candidate: [Q + 1] offsets of each query's candidates.
     """
@@ -65,7 +68,9 @@ class Tile:
     set_of: Tensor
     set_rows: Tensor
     set_divisor: Tensor
+    set_query: Tensor
     query_sets: Tensor
+    common_rows: Tensor
     gold: Tensor
     first_candidate: tuple[int, ...]
 
@@ -104,18 +109,20 @@ def build_tile(queries: Sequence[Query], *, trees: bool, ranking_only: bool) -> 
     set_of: list[int] = []
     sets: dict[tuple[int, tuple[int, ...], int], int] = {}
     query_sets: list[list[int]] = []
+    common_rows: list[list[int]] = []
     gold: list[int] = []
     first_candidate = [0]
     for number, (query, (wanted, neutral)) in enumerate(zip(queries, needed, strict=True)):
-        mine: dict[int, None] = {}
+        mine: dict[int, tuple[int, ...]] = {}
         for parts, divisor in zip(wanted, query.divisors, strict=True):
             rows = [row_of[number, context] for context, _ in parts]
             raw_reads.append([column[row, token] for row, (_, token) in zip(rows, parts, strict=True)])
             normed = tuple(row for row, (context, _) in zip(rows, parts, strict=True) if context not in neutral)
             key = sets.setdefault((number, normed, divisor), len(sets))
             set_of.append(key)
-            mine.setdefault(key)
+            mine.setdefault(key, normed)
         query_sets.append(list(mine))
+        common_rows.append(_shared(list(mine.values())))
         gold.append(first_candidate[-1] + query.gold if query.gold >= 0 else -1)
         first_candidate.append(len(raw_reads))
     return Tile(
@@ -124,12 +131,21 @@ def build_tile(queries: Sequence[Query], *, trees: bool, ranking_only: bool) -> 
         reads=reads,
         raw_reads=_padded(raw_reads, width),
         set_of=torch.tensor(set_of, dtype=torch.long),
-        set_rows=_padded([list(rows) for _, rows, _ in sets], len(pack.need)),
+        set_rows=_padded(
+            [[row for row in rows if row not in common_rows[number]] for number, rows, _ in sets], len(pack.need)
+        ),
         set_divisor=torch.tensor([divisor for *_, divisor in sets], dtype=torch.float64),
+        set_query=torch.tensor([number for number, *_ in sets], dtype=torch.long),
         query_sets=_padded(query_sets, len(sets)),
+        common_rows=_padded(common_rows, len(pack.need)),
         gold=torch.tensor(gold, dtype=torch.long),
         first_candidate=tuple(first_candidate),
     )
+
+
+def _shared(sets: Sequence[tuple[int, ...]]) -> list[int]:
+    """The rows that are in all of several norm sets; none of a single set, within which normalisers do not matter."""
+    return sorted(set(sets[0]).intersection(*sets[1:])) if len(sets) > 1 else []
 
 
 def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:

@@ -29,10 +29,14 @@ BATCH_SIZES = {"cpu": (4, 8, 16, 32, 64), "cuda": (16, 64, 256, 512)}
 
 @dataclass(frozen=True)
 class Answer:
-    """What a contender found: hits [Q, 1 + P] and, unless it keeps hits only, per query scores [1 + P, candidates]."""
+    """What a contender found: hits [Q, 1 + P] and, unless it keeps hits only, per query scores [1 + P, candidates].
+
+    `columns` says which of the 1 + P columns these are.
+    """
 
     hits: NDArray[np.bool_]
     scores: Sequence[NDArray[np.floating]] | None
+    columns: Sequence[int]
     stats: SearchStats = field(default_factory=SearchStats)
 
 
@@ -41,13 +45,15 @@ class Contender:
     """One way to do the search.
 
     Attributes:
-        run: does all of it.
-        flops: of a run that gave an answer: blocks, the transform before the vocabulary matrix, and that matrix.
+        run: does all of it, or an even share.
+        flops: of all of it: blocks, the transform before the vocabulary matrix, and that matrix.
+        runs: how many such runs are all of it, as time goes; 1 unless only a sample of the pairs is run.
     """
 
     name: str
     run: Callable[[], Answer]
     flops: Callable[[Answer], float]
+    runs: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,24 +71,30 @@ class Work:
 
         def run() -> Answer:
             result = search.run(self.queries, self.shift, self.pairs)
-            return Answer(result.hits, result.scores, result.stats)
+            return Answer(result.hits, result.scores, range(1 + len(self.pairs)), result.stats)
 
         return Contender(HITS if keep == "hits" else SCORES, run, self._lattice_flops)
 
-    def one_by_one(self, name: str, batch_size: int) -> Contender:
-        """The naive loop or a library: a forward pass for every pair."""
+    def one_by_one(self, name: str, batch_size: int, sample: int | None) -> Contender:
+        """The naive loop or a library: a forward pass for every pair.
+
+        Every pair costs it the same, so a sample of so many pairs, evenly spread, tells the time of all.
+        """
         shift = self.shift.to(self.backbone.device, self.backbone.dtype)
+        number = min(sample or len(self.pairs), len(self.pairs))
+        places = [(2 * n + 1) * len(self.pairs) // (2 * number) for n in range(number)]
+        pairs = [self.pairs[place] for place in places]
 
         def run() -> Answer:
             if name == NAIVE:
-                scores = naive_scores(self.backbone, self.queries, shift, self.pairs, batch_size=batch_size)
+                scores = naive_scores(self.backbone, self.queries, shift, pairs, batch_size=batch_size)
             else:
-                scores = peer_scores(name, self.backbone, self.queries, shift, self.pairs, batch_size=batch_size)
+                scores = peer_scores(name, self.backbone, self.queries, shift, pairs, batch_size=batch_size)
             hits, _ = hits_of_scores(self.queries, scores)
-            return Answer(hits.T.numpy(), [table.numpy() for table in scores])
+            return Answer(hits.T.numpy(), [table.numpy() for table in scores], [0, *(1 + place for place in places)])
 
         flops = (1 + len(self.pairs)) * self._padded_flops(batch_size)
-        return Contender(name, run, lambda answer: flops)
+        return Contender(name, run, lambda answer: flops, runs=(1 + len(self.pairs)) / (1 + len(pairs)))
 
     def _lattice_flops(self, answer: Answer) -> float:
         description, stats = self.backbone.description, answer.stats

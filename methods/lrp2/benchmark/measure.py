@@ -57,6 +57,7 @@ class Settings:
         facts, pools: addresses of real facts; None draws queries of mLAMA's lengths.
         against: who else runs, of `AGAINST`.
         pairs: such as ``4/10``; None takes all.
+        sample_pairs: of these, how many the one-by-one contenders run, their times scaled up; None has them run all.
         repeats: runs of every contender.
         threads: of torch; None leaves torch's choice.
         memory_bytes: bound for the lattice.
@@ -73,6 +74,7 @@ class Settings:
     pools: str | None = None
     against: tuple[str, ...] = (NAIVE,)
     pairs: tuple[str, ...] | None = None
+    sample_pairs: int | None = None
     repeats: int = 2
     threads: int | None = None
     memory_bytes: int | None = None
@@ -86,7 +88,12 @@ class Settings:
         for name in self.against:
             if name not in AGAINST:
                 problems.add(f"--against {name!r} is not known.{did_you_mean(name, AGAINST)}")
-        for option, value in (("queries", self.queries), ("repeats", self.repeats), ("threads", self.threads)):
+        for option, value in (
+            ("queries", self.queries),
+            ("sample-pairs", self.sample_pairs),
+            ("repeats", self.repeats),
+            ("threads", self.threads),
+        ):
             if value is not None and value < 1:
                 problems.add(f"--{option} is {value}, but at least 1 is needed")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -151,7 +158,9 @@ def run_benchmark(settings: Settings, say: Callable[[str], None] = lambda text: 
         say("Looking for the best batch size of one forward pass per pair ...")
         tried = work.batch_seconds()
         best = min(tried, key=tried.__getitem__)
-        contenders += [work.one_by_one(name, best) for name in AGAINST if name in settings.against]
+        contenders += [
+            work.one_by_one(name, best, settings.sample_pairs) for name in AGAINST if name in settings.against
+        ]
     timings, rates = _alternate(contenders, backbone, settings.repeats, say)
     result = {
         **_verdict(timings, rates, queries),
@@ -200,8 +209,8 @@ def _alternate(
                 wall, cpu = time.perf_counter(), time.process_time()
                 timing.answer = contender.run()
                 wait(device)
-                timing.wall.append(time.perf_counter() - wall)
-                timing.cpu.append(time.process_time() - cpu)
+                timing.wall.append((time.perf_counter() - wall) * contender.runs)
+                timing.cpu.append((time.process_time() - cpu) * contender.runs)
             timing.peak = max(timing.peak, peak())
             block_wall, block_cpu = blocks()
             timing.block_wall.append(block_wall)
@@ -242,16 +251,18 @@ def _agreement(timing: Timing, timings: Mapping[str, Timing], queries: Sequence[
         return None
     ours, theirs = timing.answer, reference.answer
     assert theirs.scores is not None
+    columns = [ours.columns.index(column) for column in theirs.columns]
+    hits = ours.hits[:, columns]
     margins = []
-    for query, column in np.argwhere(ours.hits != theirs.hits):
+    for query, column in np.argwhere(hits != theirs.hits):
         scores, gold = theirs.scores[query][column], queries[query].gold
         margins.append(abs(float(scores[gold] - np.delete(scores, gold).max())))
     largest = None
     if ours.scores is not None:
         both = zip(ours.scores, theirs.scores, strict=True)
-        largest = max((float(np.abs(a - b).max()) for a, b in both if a.size), default=0.0)
+        largest = max((float(np.abs(a[columns] - b).max()) for a, b in both if a.size), default=0.0)
     return {
-        "decisions": ours.hits.size,
+        "decisions": hits.size,
         "hits_differ": len(margins),
         "near_ties": sum(margin < NEAR_TIE for margin in margins),
         "largest_margin": max(margins, default=None),

@@ -86,9 +86,21 @@ def _contenders(result: Mapping[str, Any]) -> Table:
         f"{result['settings']['dtype']}, {environment['threads']} threads on {environment['device']} "
         f"(load {environment['load']:.1f}). {work['block_evaluations']} block evaluations per input instead of "
         f"{work['block_evaluations_one_by_one']}. Matrices: {rate['matrix_gflop_per_second']:.0f} GFLOP/s, blocks: "
-        f"{rate['blocks_gflop_per_second']:.0f}. Shortest of {result['settings']['repeats']} runs in turn.",
+        f"{rate['blocks_gflop_per_second']:.0f}. Shortest of {result['settings']['repeats']} runs in turn."
+        + _sampled(result),
         digits=1,
         spare=("median s", "GFLOP/s", "TFLOP", "CPU s"),
+    )
+
+
+def _sampled(result: Mapping[str, Any]) -> str:
+    """Says so where the time of the one-by-one contenders was scaled up from a sample of the pairs."""
+    sample, pairs = result["settings"]["sample_pairs"], result["work"]["pairs"]
+    if sample is None or sample >= pairs or not result["settings"]["against"]:
+        return ""
+    return (
+        f" One forward pass per pair was run for {sample} of the {pairs} pairs, evenly spread, and its time scaled up; "
+        "hits and scores are compared on these."
     )
 
 
