@@ -74,22 +74,42 @@ class Head:
         """The dtype logits are computed in."""
         return self.weight.dtype
 
-    def normaliser(self, states: Tensor) -> Tensor:
-        """Streaming logsumexp over the vocabulary: states [R, D] to [R]; no [R, V] matrix is ever held."""
-        out = torch.empty(len(states), dtype=self.accumulator, device=states.device)
+    def normaliser(self, states: Tensor, bound: Tensor) -> Tensor:
+        """Streaming logsumexp over the vocabulary: states [R, D] to [R]; no [R, V] matrix is ever held.
+
+        Args:
+            states: what the matrix is applied to.
+            bound: [R], at most the result and not far below it: it keeps the exponentials in range, so that no pass
+                over the logits is needed to find their maximum.
+        """
         height, width = ROW_TILE[states.device.type], VOCABULARY_TILE[states.device.type]
+        out = torch.empty_like(bound)
+        buffer = torch.empty(height, width, dtype=self.dtype, device=states.device)
         for start in range(0, len(states), height):
             rows = states[start : start + height].to(self.dtype)
-            total: Tensor | None = None
+            shift = bound[start : start + height, None]
+            total = torch.zeros(len(rows), dtype=self.accumulator, device=states.device)
             for v in range(0, len(self.weight), width):
-                bias = None if self.bias is None else self.bias[v : v + width]
-                logits = F.linear(rows, self.weight[v : v + width], bias).to(self.accumulator)
-                # log_softmax goes over a tile once, row by row in the cache; logsumexp would take four passes.
-                part = logits[:, 0] - F.log_softmax(logits, -1)[:, 0]
-                total = part if total is None else torch.logaddexp(total, part)
-            assert total is not None
-            out[start : start + height] = total
+                total += self._exponentials(rows, shift, slice(v, v + width), buffer).sum(-1)
+            out[start : start + height] = shift[:, 0] + total.log()
+        # Where the bound was too far below, the exponentials left the range.
+        lost = (~out.isfinite()).nonzero()[:, 0]
+        for row in lost.tolist():
+            logits = F.linear(states[row : row + 1].to(self.dtype), self.weight, self.bias)
+            out[row] = logits.to(self.accumulator).logsumexp(-1)
         return out
+
+    def _exponentials(self, rows: Tensor, shift: Tensor, part: slice, buffer: Tensor) -> Tensor:
+        """exp(logits - shift) of a part of the vocabulary, in the buffer where its precision allows."""
+        weight, bias = self.weight[part], None if self.bias is None else self.bias[part]
+        if self.dtype != self.accumulator:
+            return F.linear(rows, weight, bias).to(self.accumulator).sub_(shift).exp_()
+        logits = buffer[: len(rows), : len(weight)]
+        if bias is None:
+            logits.copy_(-shift.expand_as(logits))
+        else:
+            torch.sub(bias, shift, out=logits)
+        return logits.addmm_(rows, weight.T).exp_()
 
     @property
     def accumulator(self) -> torch.dtype:
@@ -131,7 +151,7 @@ def rank(states: Tensor, tile: Tile, head: Head, *, keep_scores: bool) -> Rankin
     def normalise(wanted: Tensor) -> None:
         """Computes the normalisers of the wanted rows [n, M] that are not exact yet."""
         index = (wanted & ~norms.exact).view(-1).nonzero()[:, 0]
-        norms.settle(index, head.normaliser(flat[index]))
+        norms.settle(index, head.normaliser(flat[index], norms.bound.view(-1)[index]))
 
     if keep_scores:
         normalise(torch.ones_like(norms.exact))
