@@ -1,15 +1,16 @@
-# Two commands: `make sweep` runs the main job on the built-in facts and model, `make test` runs the tests.
-# Both set up .venv first (Python 3.11, pip); `make venv` only sets up.
+# `make sweep` runs the main job on the built-in facts and model, `make editors` compares editors, `make test` runs the tests.
+# All set up .venv first (Python 3.11, pip); `make venv` only sets up.
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv sweep test lint slow lock clean
+.PHONY: help venv sweep editors test lint slow lock clean
 
 help:
 	@echo "make sweep   set up, then run the layer search on the built-in facts and model (about two minutes)"
+	@echo "make editors set up, then train and compare editors on the built-in facts and model (under ten minutes)"
 	@echo "make test    set up, then lint, type check and run the tests"
 	@echo "make slow    the long tests: real Ray jobs, real data where it is at hand"
 	@echo "make venv    only set up .venv from requirements.lock"
@@ -28,6 +29,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 sweep: $(STAMP)
 	@$(BIN)/python jobs/lrp2_sweep.py --config jobs/presets/lrp2_atlas.yaml
+
+editors: $(STAMP)
+	@$(BIN)/python jobs/editor_sweep.py --config jobs/presets/editors_atlas.yaml
 
 lint: $(STAMP)
 	@echo "Lint, format, types, import rules ..."

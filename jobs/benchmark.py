@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # A job that was submitted to a cluster runs in a copy of the project that is not installed there.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -16,6 +18,7 @@ from rich.console import Console
 from orchestrator.cli import StopSignals, guarded
 from orchestrator.console import command, say
 from orchestrator.errors import UserError
+from orchestrator.report.blocks import Table
 from orchestrator.report.terminal import print_table
 from orchestrator.workspace import output_root
 
@@ -23,6 +26,16 @@ LAYER_SEARCH = """\
 The layer search over all pairs: the lattice (all scores, and hits only) against the naive loop, and against pyvene and
 nnsight where asked, on the same queries in turn. Models have published sizes and random weights, queries the lengths
 of mLAMA's; nothing is downloaded. A model folder is measured with its own weights, with --facts on real facts."""
+
+EDITING = """\
+An editor that edits many requests at once, against one edit at a time with the whole model: evaluation (acc and con)
+and gradients of training, on the same texts in turn. Models have published sizes and random weights, texts realistic
+lengths; nothing is downloaded."""
+
+EDITING_EXAMPLES = """examples:
+  python jobs/benchmark.py editing --threads 2
+  python jobs/benchmark.py editing --task classifier --editor knowledge-editor --json editing.json
+  python jobs/benchmark.py editing --shape small --edits 8 --repeats 1"""
 
 EXAMPLES = """examples:
   python jobs/benchmark.py layer-search --shape mbert --threads 2
@@ -35,7 +48,9 @@ EXAMPLES = """examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(description=__doc__)
-    layer_search = top.add_subparsers(dest="benchmark", required=True).add_parser(
+    commands = top.add_subparsers(dest="benchmark", required=True)
+    _editing_options(commands)
+    layer_search = commands.add_parser(
         "layer-search",
         help="the lattice against one forward pass per layer pair",
         description=LAYER_SEARCH,
@@ -68,13 +83,64 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _editing_options(commands: Any) -> None:
+    editing = commands.add_parser(
+        "editing",
+        help="editing many requests at once against one by one",
+        description=EDITING,
+        epilog=EDITING_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = editing.add_argument
+    add("--shape", default="mbert", help="mbert, or small to try it out; default: mbert")
+    add("--task", default="facts", help="facts (masked language model) or classifier; default: facts")
+    add("--editor", default="mend", help="mend, knowledge-editor, editable-training or fine-tuning; default: mend")
+    add("--edits", type=int, default=64, metavar="N", help="edits in a batch; default: 64")
+    add("--plain-edits", type=int, default=6, metavar="N", help="edits of the plain loop in one run; default: 6")
+    add("--retains", type=int, default=4, metavar="N", help="evaluation: unrelated texts of an edit; default: 4")
+    add(
+        "--positions",
+        choices=("all", "labels"),
+        default="all",
+        help="evaluation: compare predictions at every position too, or at the label positions only; default: all",
+    )
+    add("--repeats", type=int, default=3, metavar="N", help="runs of every contender, in turn; default: 3")
+    add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
+
+
 def run(console: Console, errors: Console, signals: StopSignals) -> int:
     options = parser().parse_args()
+    return {"layer-search": run_layer_search, "editing": run_editing}[options.benchmark](options, console, errors)
+
+
+def run_editing(options: argparse.Namespace, console: Console, errors: Console) -> int:
+    import torch
+
+    from methods.editing.benchmark import Settings, run_benchmark, sentence, tables
+
+    settings = Settings(
+        shape=options.shape,
+        task=options.task,
+        editor=options.editor,
+        edits=options.edits,
+        plain_edits=options.plain_edits,
+        retains=options.retains,
+        all_positions=options.positions == "all",
+        repeats=options.repeats,
+        threads=options.threads,
+        device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    result = run_benchmark(settings, lambda text: say(errors, text))
+    return _show(result, lambda: tables(result), lambda: sentence(result), options.json, console)
+
+
+def run_layer_search(options: argparse.Namespace, console: Console, errors: Console) -> int:
     memory = _bytes(options.memory)
     import torch
 
     from methods.lrp2.benchmark import Settings, run_benchmark, sentence, tables
-    from orchestrator.data import write_atomically
 
     settings = Settings(
         shape=options.shape,
@@ -95,16 +161,29 @@ def run(console: Console, errors: Console, signals: StopSignals) -> int:
         growth=options.growth,
     )
     result = run_benchmark(settings, lambda text: say(errors, text))
+    return _show(result, lambda: tables(result), lambda: sentence(result), options.json, console)
+
+
+def _show(
+    result: dict[str, Any],
+    tables: Callable[[], list[Table]],
+    sentence: Callable[[], str],
+    file: str | None,
+    console: Console,
+) -> int:
+    """Prints what was found, or writes it as JSON, or both."""
+    from orchestrator.data import write_atomically
+
     text = json.dumps(result, indent=2)
-    if options.json == "-":
+    if file == "-":
         print(text)
         return 0
-    for table in tables(result):
+    for table in tables():
         print_table(table, console)
-    say(console, sentence(result))
-    if options.json:
-        write_atomically(Path(options.json), lambda file: file.write(f"{text}\n".encode()))
-        say(console, f"Figures: {options.json}")
+    say(console, sentence())
+    if file:
+        write_atomically(Path(file), lambda handle: handle.write(f"{text}\n".encode()))
+        say(console, f"Figures: {file}")
     return 0
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+ValueT = TypeVar("ValueT")
 
 
 class UserError(Exception):
@@ -36,6 +39,14 @@ class Problems:
 
     def add(self, problem: str) -> None:
         self.found.append(problem)
+
+    def collect(self, step: Callable[[], ValueT]) -> ValueT | None:
+        """The value of a step, or None with its mistakes kept, so that other steps can report theirs too."""
+        try:
+            return step()
+        except UserError as error:
+            self.found.extend(error.problems)
+            return None
 
     def raise_if_any(self) -> None:
         """Raises UserError with everything collected so far."""

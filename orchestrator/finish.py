@@ -15,10 +15,11 @@ from orchestrator.console import command, duration, say
 from orchestrator.report.blocks import Section, Table
 from orchestrator.results import FailedTrial, SweepOutcome, document, provenance, write_json, write_table
 from orchestrator.spec import ENGINE_FIELDS
-from orchestrator.study import Study, Summary, Trial
+from orchestrator.study import StoppedTrial, Study, Summary, Trial
 from orchestrator.workspace import Workspace
 
 TRACK_SCRIPT = "jobs/track.py"
+SHOWN_STOPPED = 10
 
 
 def finish(
@@ -40,6 +41,7 @@ def finish(
     """
     for warning in outcome.warnings:
         say(errors, f"Warning: {warning}")
+    study.stopped = outcome.stopped
     if outcome.results:
         summary = study.summarize(outcome.results)
         _write(study, workspace, outcome, summary, again)
@@ -56,6 +58,11 @@ def _write(study: Study[Any], workspace: Workspace, outcome: SweepOutcome, summa
 
     folder = workspace.folder
     sections = [*summary.sections]
+    if outcome.stopped:
+        rows = [[stopped.trial.label, stopped.step, _metrics(stopped)] for stopped in outcome.stopped]
+        text = "These trials lagged behind and were not finished; the results above do without them."
+        table = Table("Stopped early", ["trial", "step", "metrics there"], rows)
+        sections.append(Section("Stopped early", text, [table]))
     warnings = list(dict.fromkeys([*study.warnings, *outcome.warnings]))
     if warnings or outcome.failed:
         rows = [[failed.trial.label, f"failed: {failed.reason}"] for failed in outcome.failed]
@@ -82,9 +89,18 @@ def _print(summary: Summary, outcome: SweepOutcome, workspace: Workspace, consol
     if table is not None:
         print_table(table, console)
     console.print(summary.headline, markup=False, highlight=False)
-    counts = f"{outcome.done} trials computed, {outcome.reused} reused, {len(outcome.failed)} failed"
-    say(console, f"{counts}, in {duration(outcome.seconds)}.")
+    if outcome.stopped:
+        say(console, f"{len(outcome.stopped)} trials were stopped early, because others were ahead of them:")
+        for stopped in outcome.stopped[:SHOWN_STOPPED]:
+            say(console, f"- {stopped.trial.label} at step {stopped.step}: {_metrics(stopped)}")
+        if len(outcome.stopped) > SHOWN_STOPPED:
+            say(console, f"- and {len(outcome.stopped) - SHOWN_STOPPED} more, in summary.json and the report")
+    say(console, f"{outcome.counts.replace('computed', 'trials computed', 1)}, in {duration(outcome.seconds)}.")
     say(console, f"Report: {(workspace.folder / 'report.html').as_uri()}")
+
+
+def _metrics(stopped: StoppedTrial) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in stopped.metrics.items())
 
 
 def _track(

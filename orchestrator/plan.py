@@ -12,7 +12,7 @@ from rich.text import Text
 from orchestrator.console import duration, say
 from orchestrator.placement import Node, Placement, in_bytes
 from orchestrator.study import Study, Trial
-from orchestrator.sweep import finished_trials
+from orchestrator.sweep import finished_trials, stopped_trials
 from orchestrator.workspace import Workspace
 
 SHOWN_TRIALS = 60
@@ -28,11 +28,13 @@ def show_plan(
 ) -> None:
     """Prints the grid, what of it is already finished, and what the rest will cost. Writes nothing, starts nothing."""
     finished, notes = finished_trials(workspace, trials, mend=False)
-    pending = [trial for trial in trials if trial.key not in finished]
+    rules = study.early_stopping()
+    stopped = stopped_trials(workspace, [trial for trial in trials if trial.key not in finished], rules)
+    pending = [trial for trial in trials if trial.key not in finished and trial.key not in stopped]
     total = sum(trial.cost for trial in trials) or 1.0
     grid = Table("trial", "share of the work", "state", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for trial in trials[:SHOWN_TRIALS]:
-        state = "finished" if trial.key in finished else "to run"
+        state = "finished" if trial.key in finished else "stopped early" if trial.key in stopped else "to run"
         grid.add_row(Text(trial.label), f"{100 * trial.cost / total:.1f}%", state)
     if len(trials) > SHOWN_TRIALS:
         grid.add_row(f"and {len(trials) - SHOWN_TRIALS} more", "", "")
@@ -41,14 +43,17 @@ def show_plan(
     estimate = study.estimate(pending, placement.cpus)
     cores, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
     at_a_time = max(1, min(placement.concurrent, len(pending)))
+    about = "at most about" if rules else "about"
     facts = {
         **study.describe(),
-        "trials": f"{len(trials)} planned, {len(finished)} finished, {len(pending)} to run",
+        "trials": f"{len(trials)} planned, {len(finished)} finished, "
+        + (f"{len(stopped)} stopped early, " if stopped else "")
+        + f"{len(pending)} to run",
         "machines": f"{len(nodes)} with {cores} cores" + (f" and {gpus} GPUs" if gpus else ""),
         "placement": str(placement),
         "work": f"{estimate.flops:.2e} floating-point operations",
         "memory": f"at least {in_bytes(study.memory_bytes())} a trial, up to what the placement gives it",
-        "time": f"about {duration(estimate.seconds / at_a_time)}" if pending else "nothing to compute",
+        "time": f"{about} {duration(estimate.seconds / at_a_time)}" if pending else "nothing to compute",
         "results": str(workspace.folder),
     }
     width = max(len(name) for name in facts)

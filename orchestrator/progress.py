@@ -23,16 +23,18 @@ class SweepProgress:
     Args:
         console: where to show it; a terminal gets a live bar.
         planned: the grid.
-        pending: the trials still to run.
+        pending: the trials still to run, of all stages.
+        stopped: how many of the others were stopped early.
     """
 
-    def __init__(self, console: Console, planned: Sequence[Trial], pending: Sequence[Trial]) -> None:
+    def __init__(self, console: Console, planned: Sequence[Trial], pending: Sequence[Trial], stopped: int = 0) -> None:
         self.console = console
         self.costs = {trial.key: max(trial.cost, 1e-9) for trial in planned}
         self.labels = {trial.key: trial.label for trial in planned}
         self.pending_cost = sum(self.costs[trial.key] for trial in pending)
         self.total_cost = sum(self.costs.values())
-        self.planned, self.reused = len(planned), len(planned) - len(pending)
+        self.planned, self.stopped = len(planned), stopped
+        self.reused = len(planned) - len(pending) - stopped
         self.done = self.failed = self.retried = 0
         self.work = 0.0
         self.fractions: dict[str, float] = {}
@@ -79,6 +81,17 @@ class SweepProgress:
         self.failed += 1
         self._leave(key)
 
+    def stop(self, key: str) -> None:
+        """A trial was stopped early: the rest of its work is not done, and no longer counts as work to do."""
+        left = self.costs[key] * (1 - self.fractions.get(key, 0.0))
+        self.stopped += 1
+        self.costs[key] -= left
+        self.pending_cost -= left
+        self.total_cost -= left
+        if self.bars is not None and self.overall is not None:
+            self.bars.update(self.overall, total=self.total_cost)
+        self._leave(key)
+
     def retry(self, key: str) -> None:
         """A trial failed and starts again."""
         self.retried += 1
@@ -105,8 +118,9 @@ class SweepProgress:
         self._show()
 
     def _note(self) -> str:
-        parts = [f"{self.done + self.reused} of {self.planned} trials"]
-        parts += [f"{count} {word}" for count, word in ((self.reused, "reused"), (self.failed, "failed")) if count]
+        parts = [f"{self.done + self.reused + self.stopped} of {self.planned} trials"]
+        counts = ((self.reused, "reused"), (self.stopped, "stopped early"), (self.failed, "failed"))
+        parts += [f"{count} {word}" for count, word in counts if count]
         parts += [f"{self.retried} tried again"] if self.retried else []
         left = self.seconds_left
         if left is not None and self.fractions:

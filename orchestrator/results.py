@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import platform
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.data.atomic import write_atomically
-from orchestrator.study import Study, Trial, TrialResult
+from orchestrator.reports import Report, as_history
+from orchestrator.study import EarlyStopping, History, StoppedTrial, Study, Trial, TrialResult
 
 METADATA_KEY = b"babelsweep"
 LIBRARIES = ("babelsweep", "torch", "transformers", "ray", "pyarrow")
@@ -52,6 +54,7 @@ class SweepOutcome:
         failed: the trials that did not finish.
         seconds: wall time of this run.
         notes: what the engine has to say, such as a damaged file set aside.
+        stopped: the trials that were stopped early, now and before, in the order of the grid.
     """
 
     results: Sequence[TrialResult]
@@ -60,6 +63,7 @@ class SweepOutcome:
     failed: Sequence[FailedTrial]
     seconds: float
     notes: Sequence[str]
+    stopped: Sequence[StoppedTrial] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -68,6 +72,12 @@ class SweepOutcome:
         for result in self.results:
             found.extend(result.provenance.get("warnings", ()))
         return list(dict.fromkeys(found))
+
+    @property
+    def counts(self) -> str:
+        """How many trials came to what, in words."""
+        stopped = f", {len(self.stopped)} stopped early" if self.stopped else ""
+        return f"{self.done} computed, {self.reused} reused{stopped}, {len(self.failed)} failed"
 
 
 def encode_trial(table: pa.Table, record: Mapping[str, Any]) -> bytes:
@@ -108,11 +118,43 @@ def read_trial(path: Path, trial: Trial) -> TrialResult:
         record = json.loads((table.schema.metadata or {})[METADATA_KEY])
         if record["key"] != trial.key:
             raise DamagedTrial(f"it holds trial {record['key']}")
-        return TrialResult(trial, table, float(record["seconds"]), int(record["peak_bytes"]), record)
+        history = _history(record.get("history", {}))
+        return TrialResult(trial, table, float(record["seconds"]), int(record["peak_bytes"]), record, history)
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise DamagedTrial(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+
+
+def _history(stored: Mapping[str, Any]) -> History:
+    return {name: [(int(step), float(value)) for step, value in values] for name, values in stored.items()}
+
+
+def stopped_trial(trial: Trial, reports: Sequence[Report]) -> StoppedTrial:
+    """A trial that was stopped at the last of its reports."""
+    step, metrics = reports[-1]
+    return StoppedTrial(trial, step, metrics, as_history(reports))
+
+
+def save_stopped(path: Path, stopped: StoppedTrial, rules: EarlyStopping) -> None:
+    """Writes the record of a trial that was stopped early, with the rules that stopped it."""
+    trial = stopped.trial
+    record = {"key": trial.key, "cell": dict(trial.cell), "step": stopped.step, "metrics": dict(stopped.metrics)}
+    write_json(path, record | {"early_stopping": asdict(rules), "history": stopped.history})
+
+
+def read_stopped(path: Path, trial: Trial, rules: EarlyStopping) -> StoppedTrial | None:
+    """The record of a trial that was stopped early; None without a whole record, or if other rules stopped it."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        same = record["key"] == trial.key and record["early_stopping"] == json.loads(json.dumps(asdict(rules)))
+        return (
+            StoppedTrial(trial, int(record["step"]), dict(record["metrics"]), _history(record["history"]))
+            if same
+            else None
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def versions() -> dict[str, str]:
@@ -152,13 +194,21 @@ def document(study: Study[Any], name: str, outcome: SweepOutcome, answer: Mappin
         **study.describe(),
         "seconds": round(outcome.seconds, 3),
         "trials": {
-            "planned": len(outcome.results) + len(outcome.failed),
+            "planned": len(outcome.results) + len(outcome.failed) + len(outcome.stopped),
             "done": outcome.done,
             "reused": outcome.reused,
             "failed": len(outcome.failed),
+            **({"stopped_early": len(outcome.stopped)} if outcome.stopped else {}),
         },
+        **({"stopped_early": [_stopped(trial) for trial in outcome.stopped]} if outcome.stopped else {}),
         **answer,
     }
+
+
+def _stopped(stopped: StoppedTrial) -> dict[str, Any]:
+    """A trial that was stopped early, in plain JSON: a metric that is not a number is null."""
+    metrics = {name: value if math.isfinite(value) else None for name, value in stopped.metrics.items()}
+    return {"cell": dict(stopped.trial.cell), "step": stopped.step, "metrics": metrics}
 
 
 def provenance(study: Study[Any], outcome: SweepOutcome, command: str, folder: Path) -> dict[str, str]:
@@ -169,7 +219,7 @@ def provenance(study: Study[Any], outcome: SweepOutcome, command: str, folder: P
         **study.describe(),
         "command": command,
         "results": str(folder),
-        "trials": f"{outcome.done} computed, {outcome.reused} reused, {len(outcome.failed)} failed",
+        "trials": outcome.counts,
         "time": f"{outcome.seconds:.1f} s for this run, {compute:.1f} s of computing in all trials",
         "peak memory of a trial": f"{peak / 1e6:.0f} MB",
         "machine": socket.gethostname(),

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import pyarrow as pa
 
@@ -26,12 +26,17 @@ class Trial:
         cell: the cell's coordinates, JSON scalars, e.g. ``{"language": "de", "part": 0}``.
         depends_on: everything else the answer depends on (model and data fingerprints, options), as JSON.
         cost: expected floating-point operations; only ratios between trials matter for the ETA.
+        stage: all trials of a stage are finished before the next stage starts; when one fails, no trial of a later
+            stage is started. What a trial leaves for later stages it puts into the shared cache under a content
+            address; as the cache may be deleted between runs, a later trial that does not find it makes it anew.
+            Not part of the key.
         key: content address: equal keys mean equal answers, so a finished key is never run again.
     """
 
     cell: Mapping[str, Any]
     depends_on: Mapping[str, Any]
     cost: float
+    stage: int = 0
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,17 +49,65 @@ class Trial:
         return " ".join(str(value) for value in self.cell.values())
 
 
+class TrialStopped(Exception):
+    """Raised by `TrialContext.report`: the scheduler has stopped this trial early.
+
+    A study lets it pass. On its way out `run` leaves `loaded` as it found it, for the next trial of the worker.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Asynchronous successive halving (ASHA, Li et al. 2020) over the trials of a stage.
+
+    Rungs lie at the steps ``grace * reduction_factor ** k`` below `max_step`. A trial that reaches a rung goes on only
+    if its metric is among the best 1/`reduction_factor` of those that reached the rung before it.
+
+    Attributes:
+        metric: name of a reported metric; trials that never report it are never stopped.
+        max_step: the step at which a trial is finished.
+        grace: no trial is stopped before this step; the first rung.
+        reduction_factor: one in so many goes on.
+        mode: whether larger (``"max"``) or smaller values are better.
+        within: cell coordinates; only trials that agree in these compete, e.g. ``("language",)``, lest languages that
+            are harder are stopped in favour of easier ones.
+    """
+
+    metric: str
+    max_step: int
+    grace: int = 1
+    reduction_factor: float = 3.0
+    mode: Literal["max", "min"] = "max"
+    within: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.grace <= self.max_step and self.reduction_factor > 1):
+            raise ValueError(f"1 <= grace <= max_step and reduction_factor > 1 must hold in {self}")
+
+
+def _unheard(step: int, metrics: Mapping[str, float]) -> None:
+    """Reports of a trial that no sweep listens to."""
+
+
 @dataclass(frozen=True)
 class TrialContext:
     """What the engine gives a trial on its worker.
 
     Attributes:
         cache: directory on this node for content-addressed intermediate results.
-        scratch: directory that survives a retry of this trial (checkpoints live here).
+        scratch: directory of this trial alone, for its checkpoints. It is there again when the trial is started again
+            after its worker or the driver was killed, in the same run or by the same command later (on a node that
+            does not see the output folder: when it is started again on that node), and removed when the trial is
+            finished or stopped early. Replace a checkpoint atomically (`orchestrator.data.atomic`), so that a kill
+            leaves the one before. The file ``reports.jsonl`` in it is the engine's.
         threads: CPU cores this trial may use.
         device: torch device string, ``"cpu"`` or ``"cuda:0"``.
         memory_bytes: memory this trial may use, weights included.
         progress: call with the fraction done in [0, 1]; cheap, may be called often.
+        report: call with a step (1, 2, ..., growing) and the metrics there, for early stopping and for curves in
+            MLflow. Kept with the trial. Report a step before its checkpoint is written: a step that is computed again
+            is reported again, and replaces the earlier report. Raises TrialStopped when the scheduler has stopped the
+            trial.
     """
 
     cache: Path
@@ -63,27 +116,44 @@ class TrialContext:
     device: str
     memory_bytes: int
     progress: Callable[[float], None]
+    report: Callable[[int, Mapping[str, float]], None] = _unheard
+
+
+History = Mapping[str, Sequence[tuple[int, float]]]
+"""Metrics over steps: for each name (step, value), steps growing."""
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A finished trial as read back from its Parquet file."""
+    """A finished trial as read back from its Parquet file; `history` holds the metrics it reported on its way."""
 
     trial: Trial
     table: pa.Table
     seconds: float
     peak_bytes: int
     provenance: Mapping[str, Any]
+    history: History = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoppedTrial:
+    """A trial that was stopped early: it has no table, only what it reported, last at `step`."""
+
+    trial: Trial
+    step: int
+    metrics: Mapping[str, float]
+    history: History
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One child run in MLflow: `key` identifies it across re-runs."""
+    """One child run in MLflow: `key` identifies it across re-runs; `history` becomes stepped metrics."""
 
     key: str
     name: str
     params: Mapping[str, Any]
     metrics: Mapping[str, float]
+    history: History = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,6 +204,10 @@ class Study(ABC, Generic[SpecT]):
     Class attributes:
         name: the study's name, e.g. ``"lrp2"``.
         result_version: raised whenever the same trial would now give another table; part of every key.
+
+    Attributes:
+        warnings: what the user should know; printed, and part of the report.
+        stopped: set by the engine before ``summarize``: the trials that were stopped early, in the order of the grid.
     """
 
     name: ClassVar[str]
@@ -144,6 +218,7 @@ class Study(ABC, Generic[SpecT]):
         self.spec = spec
         self.cache = cache
         self.warnings: list[str] = []
+        self.stopped: Sequence[StoppedTrial] = ()
 
     @abstractmethod
     def prepare(self) -> None:
@@ -156,6 +231,10 @@ class Study(ABC, Generic[SpecT]):
     @abstractmethod
     def trials(self) -> Sequence[Trial]:
         """The grid, most expensive first."""
+
+    def early_stopping(self) -> EarlyStopping | None:
+        """How trials that lag behind are stopped early; None, the default, finishes them all."""
+        return None
 
     @abstractmethod
     def memory_bytes(self) -> int:
@@ -176,7 +255,10 @@ class Study(ABC, Generic[SpecT]):
 
     @abstractmethod
     def run(self, trial: Trial, loaded: Any, context: TrialContext) -> pa.Table:
-        """Computes one cell. Must be deterministic given the trial's key."""
+        """Computes one cell. Must be deterministic given the trial's key.
+
+        Long trials keep checkpoints in ``context.scratch`` and continue from them.
+        """
 
     @abstractmethod
     def summarize(self, results: Sequence[TrialResult]) -> Summary:

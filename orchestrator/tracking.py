@@ -10,18 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from orchestrator.errors import UserError, did_you_mean
 from orchestrator.results import write_json
-from orchestrator.study import Summary, Trial
+from orchestrator.study import History, Summary, Trial
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -86,10 +88,16 @@ def write_tracking(
         "metrics": dict(summary.metrics),
         "runs": [
             {"key": run.key, "name": run.name, "params": dict(run.params), "metrics": dict(run.metrics)}
+            | ({"history": _finite(run.history)} if run.history else {})
             for run in summary.runs
         ],
     }
     write_json(folder / TRACKING_FILE, content)
+
+
+def _finite(history: History) -> dict[str, list[tuple[int, float]]]:
+    """Curves without the values that are not numbers, which MLflow does not draw."""
+    return {name: [(step, value) for step, value in values if math.isfinite(value)] for name, values in history.items()}
 
 
 def send(folder: Path, uri: str) -> None:
@@ -163,6 +171,7 @@ def _send(client: MlflowClient, experiment: str, content: Mapping[str, Any], fol
             metrics=run["metrics"],
             tags={KEY_TAG: run["key"], PARENT_TAG: parent},
             status="FINISHED",
+            history=run.get("history", {}),
         )
     for name in ARTIFACTS:
         path = folder / name
@@ -194,6 +203,7 @@ def _update(
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     status: str,
+    history: History = MappingProxyType({}),
 ) -> str:
     """Creates the run or brings it up to date; only what differs is written. Returns the run's id."""
     import mlflow.entities as entities
@@ -208,10 +218,15 @@ def _update(
     new_params = [entities.Param(key, text) for key, text in wanted.items() if key not in run.data.params]
     now = int(time.time() * 1000)
     changed = [
-        entities.Metric(key, float(value), timestamp=now, step=0)
-        for key, value in metrics.items()
-        if run.data.metrics.get(key) != float(value)
+        entities.Metric(key, float(value), timestamp=now, step=step)
+        for key, values in history.items()
+        for step, value in _missing(client, run, key, values)
     ]
+    for key, value in metrics.items():
+        # MLflow shows the value of the highest step, and there the latest: for a metric with a history, its end.
+        step, newest = history[key][-1] if history.get(key) else (0, None)
+        if run.data.metrics.get(key, newest) != float(value):
+            changed.append(entities.Metric(key, float(value), timestamp=now + 1, step=step))
     for start in range(0, len(new_params), MAX_PARAMS):
         client.log_batch(run_id, params=new_params[start : start + MAX_PARAMS])
     for start in range(0, len(changed), MAX_METRICS):
@@ -222,6 +237,14 @@ def _update(
     if run.info.status != status:
         client.set_terminated(run_id, status=status)
     return run_id
+
+
+def _missing(client: MlflowClient, run: Run, key: str, values: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The steps of a metric that the run does not have yet, or has with another value."""
+    if key not in run.data.metrics:
+        return list(values)
+    there = {(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)}
+    return [(step, value) for step, value in values if (step, float(value)) not in there]
 
 
 @contextmanager

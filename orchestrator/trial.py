@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,8 +22,9 @@ from ray import tune
 
 from orchestrator.errors import UserError
 from orchestrator.placement import Placement
+from orchestrator.reports import Reporter, as_history
 from orchestrator.results import DamagedTrial, encode_trial, read_trial, save_trial, versions
-from orchestrator.study import Study, Trial, TrialContext
+from orchestrator.study import EarlyStopping, Study, Trial, TrialContext, TrialStopped
 from orchestrator.workspace import Workspace
 
 REPORT_SECONDS = 1.0
@@ -31,6 +32,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 # Keys of what a worker reports to the driver.
 FRACTION = "fraction"
+STEP, METRICS = "step", "metrics"  # the newest report
+RUNG = "rung"  # all reports up to a rung; the trial waits there for the scheduler's decision
 REFUSAL = "refusal"
 TABLE = "table"
 
@@ -45,6 +48,7 @@ class Job:
         workspace: the sweep's folders as the driver sees them.
         token: a file the driver made there; a node that sees it shares the driver's file system.
         placement: what each trial may use.
+        early_stopping: when trials are stopped early, if they are.
         origin: provenance that only the driver knows (git commit).
         folder: the driver's working directory, from which relative paths count.
     """
@@ -54,6 +58,7 @@ class Job:
     workspace: Workspace
     token: Path
     placement: Placement
+    early_stopping: EarlyStopping | None
     origin: Mapping[str, Any]
     folder: Path
 
@@ -61,8 +66,9 @@ class Job:
 class TrialWorker(tune.Trainable):
     """Ray Tune's view of a worker; with ``reuse_actors`` one process runs many trials.
 
-    The computation runs in a thread of its own, so that `step` can report to Tune every second: the fraction done
-    today, a metric for early stopping tomorrow, without a change in any study.
+    The computation runs in a thread of its own, so that `step` can report to Tune every second: the fraction done and
+    the newest metrics. That thread is one and the same for all trials: the next trial begins when the one before it has
+    really ended, also one that was stopped early.
     """
 
     def setup(self, config: dict[str, Any], job: Job) -> None:
@@ -76,67 +82,90 @@ class TrialWorker(tune.Trainable):
         self.key: str = config["key"]
         self.pool = ThreadPoolExecutor(max_workers=1, initializer=_limit_threads, initargs=(threads,))
         self.running: Future[dict[str, Any]] | None = None
+        self.reporter: Reporter | None = None
         self.fraction = 0.0
         self.loaded: Any = None
         self.is_loaded = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._stop()
         self.key = new_config["key"]
         self.running = None
         return True
 
     def step(self) -> dict[str, Any]:
-        if self.running is None:
-            self.fraction = 0.0
-            self.running = self.pool.submit(self._run)
-        wait([self.running], timeout=REPORT_SECONDS)
-        if not self.running.done():
-            return {FRACTION: self.fraction, "done": False}
-        return {FRACTION: 1.0, "done": True, **self.running.result()}
+        if self.running is None or self.reporter is None:
+            self._start()
+        else:
+            self.reporter.go_on()  # Tune asks for another step of a trial only when it has decided that it goes on
+        assert self.running is not None
+        assert self.reporter is not None
+        self.reporter.wait(REPORT_SECONDS)
+        if self.running.done():
+            return {FRACTION: 1.0, "done": True, **self.running.result()}
+        report: dict[str, Any] = {FRACTION: self.fraction, "done": False}
+        if self.reporter.newest is not None:
+            report[STEP], report[METRICS] = self.reporter.newest
+        if self.reporter.at_rung:
+            report[RUNG] = [each for each in self.reporter.all() if each[0] <= report[STEP]]
+        return report
 
     def cleanup(self) -> None:
+        self._stop()
         self.pool.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self) -> dict[str, Any]:
-        """Computes the current trial; the report carries the file only when this node cannot write it in its place."""
+    def _start(self) -> None:
         trial = self.job.trials[self.key]
-        path = self.job.workspace.trial_path(trial.key)
         shared = self.job.token.exists()
-        with suppress(FileNotFoundError, DamagedTrial):
-            if shared:
-                read_trial(path, trial)  # an earlier try wrote it and died before it could say so
-                return {}
-        try:
-            context = self._context(trial, shared)
-            data = self._compute(trial, context)
-            if shared:
-                save_trial(path, data)
-            shutil.rmtree(context.scratch, ignore_errors=True)
-        except UserError as error:
-            return {REFUSAL: list(error.problems)}
-        return {} if shared else {TABLE: data}
-
-    def _context(self, trial: Trial, shared: bool) -> TrialContext:
-        placement = self.job.placement
         workspace = self.job.workspace
         if not shared:
             workspace = replace(workspace, root=Path(tempfile.gettempdir()) / "babelsweep")
         scratch = workspace.scratch / trial.key
         scratch.mkdir(parents=True, exist_ok=True)
         workspace.cache.mkdir(parents=True, exist_ok=True)
+        self.fraction = 0.0
+        self.reporter = reporter = Reporter(scratch, self.job.early_stopping)
+        self.running = self.pool.submit(self._run, trial, workspace.cache, scratch, shared, reporter)
+        self.running.add_done_callback(lambda future: reporter.end())
+
+    def _stop(self) -> None:
+        """Lets a trial that waits at a rung end there; one that has ended, or that never reports, does not notice."""
+        if self.reporter is not None:
+            self.reporter.stop()
+
+    def _run(self, trial: Trial, cache: Path, scratch: Path, shared: bool, reporter: Reporter) -> dict[str, Any]:
+        """Computes a trial; what it returns carries the file only when this node cannot write it in its place."""
+        path = self.job.workspace.trial_path(trial.key)
+        try:
+            if not (shared and _is_finished(path, trial)):
+                data = self._compute(trial, self._context(cache, scratch, reporter), reporter)
+                if shared:
+                    save_trial(path, data)
+        except UserError as error:
+            return {REFUSAL: list(error.problems)}
+        except TrialStopped:
+            if not shared:
+                shutil.rmtree(scratch, ignore_errors=True)  # elsewhere the driver removes it with its record
+            return {}
+        shutil.rmtree(scratch, ignore_errors=True)
+        return {} if shared else {TABLE: data}
+
+    def _context(self, cache: Path, scratch: Path, reporter: Reporter) -> TrialContext:
+        placement = self.job.placement
         return TrialContext(
-            cache=workspace.cache,
+            cache=cache,
             scratch=scratch,
             threads=placement.cpus,
             device="cuda:0" if placement.gpus else "cpu",
             memory_bytes=min(placement.memory, _gpu_memory(placement.gpus)) if placement.gpus else placement.memory,
             progress=self._note_progress,
+            report=reporter.report,
         )
 
     def _note_progress(self, fraction: float) -> None:
         self.fraction = min(max(float(fraction), 0.0), 1.0)
 
-    def _compute(self, trial: Trial, context: TrialContext) -> bytes:
+    def _compute(self, trial: Trial, context: TrialContext, reporter: Reporter) -> bytes:
         study = self.job.study
         _reset_peak()
         known_warnings = len(study.warnings)
@@ -160,9 +189,18 @@ class TrialWorker(tune.Trainable):
             "host": socket.gethostname(),
             "versions": versions(),
             "warnings": study.warnings[known_warnings:],
+            "history": as_history(reporter.all()),
             **self.job.origin,
         }
         return encode_trial(table, record)
+
+
+def _is_finished(path: Path, trial: Trial) -> bool:
+    """Whether an earlier try wrote the trial's file and died before it could say so."""
+    with suppress(FileNotFoundError, DamagedTrial):
+        read_trial(path, trial)
+        return True
+    return False
 
 
 def _limit_threads(threads: int) -> None:

@@ -1,8 +1,9 @@
-"""What Ray Tune tells the driver about its trials, turned into progress, log files and reasons for failures."""
+"""What Ray Tune tells the driver about its trials, turned into progress, records, logs and reasons for failures."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,31 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 
 from orchestrator.progress import SweepProgress
-from orchestrator.results import FailedTrial, save_trial
-from orchestrator.study import Trial
-from orchestrator.trial import FRACTION, REFUSAL, TABLE
+from orchestrator.results import FailedTrial, save_stopped, save_trial, stopped_trial
+from orchestrator.study import EarlyStopping, StoppedTrial, Trial
+from orchestrator.trial import FRACTION, REFUSAL, RUNG, TABLE
 from orchestrator.workspace import Workspace
 
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class TuneCallback(tune.Callback):
-    """Follows the trials of one sweep; `failed` holds those that failed for good, by key."""
+    """Follows the trials of one stage; by key, `failed` holds those that failed for good, `stopped` those that the
+    scheduler stopped by `rules`."""
 
-    def __init__(self, trials: Mapping[str, Trial], workspace: Workspace, progress: SweepProgress) -> None:
+    def __init__(
+        self,
+        trials: Mapping[str, Trial],
+        workspace: Workspace,
+        progress: SweepProgress,
+        rules: EarlyStopping | None = None,
+    ) -> None:
         self.trials = trials
         self.workspace = workspace
         self.progress = progress
+        self.rules = rules
         self.failed: dict[str, FailedTrial] = {}
+        self.stopped: dict[str, StoppedTrial] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune stores its callbacks for a restore that is never made, and a console cannot be stored."""
@@ -45,6 +55,12 @@ class TuneCallback(tune.Callback):
             reason = " ".join(result[REFUSAL])
             self._log(key, reason)
             self.failed[key] = FailedTrial(self.trials[key], reason, self.workspace.log_path(key), refused=True)
+        reports = result.pop(RUNG, None)
+        if reports and result["done"]:  # a worker is never done at a rung: the scheduler has decided
+            assert self.rules is not None
+            self.stopped[key] = stopped_trial(self.trials[key], reports)
+            save_stopped(self.workspace.stopped_path(key), self.stopped[key], self.rules)
+            shutil.rmtree(self.workspace.scratch / key, ignore_errors=True)
         # Tune lets a callback change the result in place: the bytes are taken out before Tune keeps a copy.
         data = result.pop(TABLE, None)
         if data is not None:
@@ -54,6 +70,8 @@ class TuneCallback(tune.Callback):
         key = _key(trial)
         if key in self.failed:
             self.progress.fail(key)
+        elif key in self.stopped:
+            self.progress.stop(key)
         else:
             self.progress.finish(key)
 

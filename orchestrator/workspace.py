@@ -3,7 +3,7 @@
 <root>/cache/                    prepared data and vectors, shared by all sweeps
 <root>/mlflow.db  mlartifacts/   the default MLflow store
 <root>/<sweep>/spec.yaml         what was asked, readable as --config
-<root>/<sweep>/trials/<key>.parquet
+<root>/<sweep>/trials/<key>.parquet  <key>.stopped.json
 <root>/<sweep>/scratch/<key>/    a running trial's checkpoints, removed when it is finished
 <root>/<sweep>/summary.parquet  summary.json  report.html  figures/*.png  tracking.json  logs/
 """
@@ -101,6 +101,10 @@ class Workspace:
 
     def trial_path(self, key: str) -> Path:
         return self.trials / f"{key}.parquet"
+
+    def stopped_path(self, key: str) -> Path:
+        """The record of a trial that was stopped early."""
+        return self.trials / f"{key}.stopped.json"
 
     def log_path(self, key: str) -> Path:
         return self.logs / f"{key}.log"

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from jobs.lrp2_sweep import EXAMPLES
+from jobs import editor_sweep, lrp2_sweep
+from methods.editing.spec import EditorSpec
 from methods.lrp2.spec import LRP2Spec
-from orchestrator.spec import parse_command_line
+from orchestrator.spec import SweepSpec, parse_command_line
 from tests.conftest import ROOT
 
 NAMES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "cluster/README.md")
 DOCUMENTS = [ROOT / name for name in NAMES]
 PRESETS = sorted((ROOT / "jobs" / "presets").glob("*.yaml"))
+SPECS: dict[str, type[SweepSpec]] = {"jobs/lrp2_sweep.py": LRP2Spec, "jobs/editor_sweep.py": EditorSpec}
+EXAMPLES = (*lrp2_sweep.EXAMPLES, *editor_sweep.EXAMPLES)
 OWN_FOLDERS = "atlas|cluster|docs|jobs|methods|orchestrator|tests"
 
 
@@ -94,19 +97,20 @@ def test_there_are_commands_to_check() -> None:
 def test_commands_are_understood(where: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     script, *options = words
     assert (ROOT / script).is_file()
-    if script != "jobs/lrp2_sweep.py":
+    if script not in SPECS:
         source = text_of(ROOT / script)
         for option in options:
             assert not option.startswith("--") or f'"{option}"' in source, option
         return
     monkeypatch.chdir(ROOT)
     if "--help" not in options:
-        parse_command_line(LRP2Spec, options, description="", examples=(), prog="python jobs/lrp2_sweep.py")
+        parse_command_line(SPECS[script], options, description="", examples=(), prog=f"python {script}")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_options_that_are_named_exist(document: Path) -> None:
-    known = {"--" + name.replace("_", "-") for name in LRP2Spec.model_fields} | {"--config", "--dry-run", "--help"}
+    fields = {name for spec in SPECS.values() for name in spec.model_fields}
+    known = {"--" + name.replace("_", "-") for name in fields} | {"--config", "--dry-run", "--help"}
     known |= {"--steps", "--minutes"}  # of atlas/train_models.py
     for span in code_spans(document):
         if span.startswith("--"):

@@ -85,7 +85,7 @@ class GenericBackbone(Backbone):
         last = self._as_block_output(rows)
         with ExitStack() as stack:
             for block in self.blocks:
-                stack.enter_context(_replaced_forward(block, lambda *_, **__: last))
+                stack.enter_context(replaced_forward(block, lambda *_, **__: last))
             trunk = self._call(self.trunk, rows.shape[0])
         return first_tensor(trunk).view(*x.shape[:-1], -1)
 
@@ -101,7 +101,7 @@ class GenericBackbone(Backbone):
         hook = self.model.get_output_embeddings().register_forward_pre_hook(stop)
         try:
             trunk = BaseModelOutputWithPast(last_hidden_state=rows)
-            with _replaced_forward(self.trunk, lambda *_, **__: trunk):
+            with replaced_forward(self.trunk, lambda *_, **__: trunk):
                 self._call(self.model, rows.shape[0])
         except _ReachedVocabulary:
             pass
@@ -178,7 +178,7 @@ def first_tensor(result: Any) -> Tensor:
 
 
 @contextmanager
-def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Gives one module another forward, and its own one back at the end."""
     own = module.__dict__.get("forward")
     module.forward = forward

@@ -131,7 +131,7 @@ def describe(model: Any, fast: bool) -> ModelDescription:
         hidden_size=config.hidden_size,
         num_heads=heads,
         vocab_size=output.weight.shape[0],
-        max_length=_max_length(model),
+        max_length=max_length(model),
         parameters=sum(weight.numel() for weight in model.parameters()),
         block_weights=_matrix_entries(blocks.parameters()) // len(blocks),
         attention_size=heads * head_size,
@@ -144,7 +144,7 @@ def _matrix_entries(weights: Any) -> int:
     return sum(weight.numel() for weight in weights if weight.dim() >= 2)
 
 
-def _max_length(model: Any) -> int | None:
+def max_length(model: Any) -> int | None:
     """Positions a sequence may have; a table that reserves the padding id's row and those before it has fewer."""
     limit: int | None = getattr(model.config, "max_position_embeddings", None)
     for name, part in model.base_model.named_modules():

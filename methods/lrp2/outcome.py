@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from methods.lrp2.analysis.groups import Group
+from methods.lrp2.analysis.paper import Reference
+
 
 @dataclass(frozen=True)
 class PairScore:
@@ -22,7 +25,7 @@ class PairScore:
 
 @dataclass(frozen=True)
 class HonestScore:
-    """Accuracy when every fact is answered with a pair chosen on other folds of subjects.
+    """The scores when every fact is answered with a pair chosen on other folds of subjects.
 
     `acc_low` to `acc_high` and `gain_low` to `gain_high` are bootstrap intervals; `gain` is against `baseline_acc` on
     the same facts; `pairs` is the pair picked for each fold.
@@ -36,6 +39,56 @@ class HonestScore:
     gain_low: float
     gain_high: float
     pairs: tuple[tuple[int, int], ...]
+    trans: float = 0.0
+
+
+@dataclass(frozen=True)
+class NestedScore:
+    """As `HonestScore`, where the other folds also decide by which criterion to choose, and whether to project at all.
+
+    `choices` has for each fold ``"trans 4/10"``, ``"acc 1/2"`` or ``"none"``.
+    """
+
+    acc: float
+    gain: float
+    gain_low: float
+    gain_high: float
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a change of the honest score.
+
+    Attributes:
+        gained, lost: facts that only the honest choice, or only the unmodified model, has right.
+        p: of the paired test, two-sided.
+        adjusted: `p`, corrected over the languages of the sweep.
+        inflation: how much wider than under independence the honest gain varies where LRP2 does nothing, as a ratio of
+            variances, 1 at least: folds share the facts on which they choose. `p` takes it into account.
+        luck: the accuracy gain that the oracle reports where the labels "with" and "without LRP2" are exchanged at
+            random, mean over the draws; NaN without draws.
+        luck_high: its 95% quantile.
+    """
+
+    gained: int
+    lost: int
+    p: float
+    adjusted: float
+    inflation: float
+    luck: float
+    luck_high: float
+
+
+@dataclass(frozen=True)
+class RelationScore:
+    """Transferability of one relation in one language: unmodified, at its best pair, at pairs chosen on other folds."""
+
+    relation: str
+    facts: int
+    baseline: float
+    oracle: PairScore
+    honest: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +103,9 @@ class LanguageOutcome:
         english_acc: the pivot's accuracy on the same facts.
         ties: facts for which the gold candidate shares the first rank with others in the unmodified model.
         verdict: in a few words, whether the gain is real.
+        nested: the score when criterion and use of LRP2 are chosen on other facts as well.
+        evidence: what `verdict` rests on.
+        relations: one score for each relation.
     """
 
     language: str
@@ -62,6 +118,22 @@ class LanguageOutcome:
     english_acc: float
     ties: int
     verdict: str
+    nested: NestedScore | None = None
+    evidence: Evidence | None = None
+    relations: tuple[RelationScore, ...] = ()
+
+
+@dataclass(frozen=True)
+class NullControl:
+    """The whole procedure on copies of the sweep in which LRP2 does nothing.
+
+    Attributes:
+        draws: copies; in each the labels "with" and "without LRP2" are exchanged at random, subject by subject.
+        claimed: the share of copies in which any language's gain would be called real, in percent.
+    """
+
+    draws: int
+    claimed: float
 
 
 @dataclass(frozen=True)
@@ -76,6 +148,11 @@ class SearchOutcome:
         skipped: (language, reason).
         decisions: every option of the probe, with the value it had.
         notes: warnings worth keeping, e.g. pairs that were dropped.
+        groups: what averages are taken over, the average over all languages last.
+        reference: the paper's numbers, where the model is one of the paper's.
+        same_facts: whether the facts are the paper's, mLAMA.
+        null: the control, where it was drawn.
+        correction: how p values are corrected over languages, in words.
     """
 
     pivot: str
@@ -85,3 +162,8 @@ class SearchOutcome:
     skipped: tuple[tuple[str, str], ...]
     decisions: Mapping[str, str]
     notes: tuple[str, ...]
+    groups: tuple[Group, ...] = ()
+    reference: Reference | None = None
+    same_facts: bool = False
+    null: NullControl | None = None
+    correction: str = "Holm"

@@ -9,6 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
+from methods.lrp2.analysis.distance_sections import gaps_section, relations_section
+from methods.lrp2.analysis.sections import evidence_table, groups_section, layers_table
+from methods.lrp2.analysis.statistics import REAL_GAIN, REAL_LOSS
 from methods.lrp2.outcome import LanguageOutcome, PairScore, SearchOutcome
 from orchestrator.report.blocks import DotPlot, HeatCell, HeatMaps, HeatPanel, Interval, Section, Series, Table
 from orchestrator.report.cells import number_text
@@ -31,15 +34,16 @@ HONEST_IS = (
     "Honest answers each fact with a pair that was chosen on other folds of subjects: what to expect on new facts. "
     "Brackets are 95% bootstrap intervals."
 )
+VERDICT_IS = "The verdict rests on a paired test of the honest gain, corrected for the number of languages."
 TRANS_IS = (
     "Trans is the overlap of the facts known in the language with those known in {pivot}, intersection over union, in "
     "percent."
 )
 GAIN_NOTE = (
     "Languages in the order of their honest gain. The blue dot is what LRP2 gives on facts that had no say in the "
-    "choice of the layers; where its whisker stays clear of the zero line, the gain or loss is more than chance (each "
-    "language on its own: one whisker in twenty would by luck). The orange ring is what a search reports that chooses "
-    "and measures on the same facts. From ring to dot is the optimism of that choice."
+    "choice of the layers, with its 95% interval, each language on its own: one whisker in twenty would clear the zero "
+    "line by luck. The verdicts below the picture take that into account. The orange ring is what a search reports "
+    "that chooses and measures on the same facts. From ring to dot is the optimism of that choice."
 )
 MAPS_NOTE = (
     "One cell per pair i < j, one colour scale for all languages: green gains, purple loses. Colour grows with the "
@@ -55,8 +59,20 @@ GAP_NOTE = (
 
 def report_sections(outcome: SearchOutcome) -> Sequence[Section]:
     """The report of a layer search, from the answer to the choices behind it."""
-    pictures = [_gains(outcome), _maps(outcome), _gap(outcome)] if _others(outcome) else []
-    return [_found(outcome), *pictures, _choices(outcome)]
+    others = _others(outcome)
+    if not others:
+        return [_found(outcome), _choices(outcome)]
+    relations = relations_section(others)
+    return [
+        _found(outcome),
+        _gains(outcome),
+        *([groups_section(outcome, others)] if outcome.groups else []),
+        _maps(outcome),
+        gaps_section(outcome, others),
+        *([relations] if relations else []),
+        _gap(outcome),
+        _choices(outcome),
+    ]
 
 
 def headline(outcome: SearchOutcome) -> str:
@@ -65,12 +81,15 @@ def headline(outcome: SearchOutcome) -> str:
     if not others:
         pivot = language_name(outcome.pivot)
         return f"The model answers {outcome.pivot_acc:.1f}% of the facts in {pivot}; no other language was searched."
-    real = sum(one.honest.gain_low > 0 for one in others)
+    real = sum(one.verdict == REAL_GAIN for one in others)
+    harmed = sum(one.verdict == REAL_LOSS for one in others)
+    harm = f", harms {harmed}" if harmed else ""
     honest = number_text(fmean(one.honest.gain for one in others), signed=True)
     oracle = number_text(fmean(_oracle_gain(one) for one in others), signed=True)
     return (
-        f"With layers chosen on other facts, LRP2 helps {real} of {len(others)} languages beyond chance, and changes "
-        f"accuracy by {honest} points on average; choosing on the same facts, as the paper does, would claim {oracle}."
+        f"With layers chosen on other facts, LRP2 helps {real} of {len(others)} languages beyond chance{harm}, and "
+        f"changes accuracy by {honest} points on average; choosing on the same facts, as the paper does, would claim "
+        f"{oracle}."
     )
 
 
@@ -115,7 +134,9 @@ def key_table(outcome: SearchOutcome) -> Table:
         signed=["Oracle gain", "Honest gain"],
         spare=["Baseline trans", "Oracle trans", "Facts", "Honest acc", "Oracle acc"],
         footer=_means(rows[1:]),
-        note=" ".join([_say(ORACLE_IS, outcome), HONEST_IS, _say(TRANS_IS, outcome), "The mean leaves out the pivot."]),
+        note=" ".join(
+            [_say(ORACLE_IS, outcome), HONEST_IS, VERDICT_IS, _say(TRANS_IS, outcome), "The mean leaves out the pivot."]
+        ),
     )
 
 
@@ -137,7 +158,8 @@ def _gains(outcome: SearchOutcome) -> Section:
         zero=True,
         note=GAIN_NOTE,
     )
-    return Section("Is the gain real?", "", [plot])
+    evidence = evidence_table(outcome, _others(outcome))
+    return Section("Is the gain real?", "", [plot, *([evidence] if evidence else [])])
 
 
 def _maps(outcome: SearchOutcome) -> Section:
@@ -169,7 +191,7 @@ def _maps(outcome: SearchOutcome) -> Section:
         ],
         note=MAPS_NOTE,
     )
-    return Section("Which layers?", "", [maps])
+    return Section("Which layers?", "", [maps, layers_table(outcome, _others(outcome))])
 
 
 def _gap(outcome: SearchOutcome) -> Section:

@@ -1,4 +1,4 @@
-"""From hits to answers: accuracy, transferability, the oracle's pair and the honest one. No model is needed here.
+"""From hits to scores: accuracy, transferability, the best pair, folds and resamples. No model is needed here.
 
 Acc_l = 100 |R_l| / |D_l| and Trans_l = 100 |R_l ∩ R_en| / |R_l ∪ R_en| (Xu et al. 2023, section 4.3), where R are the
 facts got right. R_en is restricted to the facts of D_l by default: unrestricted, a language with few facts could not
@@ -16,17 +16,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.lrp2.outcome import HonestScore, LanguageOutcome, PairScore
-from methods.lrp2.projection import Pair
+if TYPE_CHECKING:  # torch stands behind it, and hits are read without
+    from methods.lrp2.projection import Pair
 
 Ties = Literal["strict", "fractional"]
 EnglishReference = Literal["restricted", "full"]
 Criterion = Literal["trans", "acc"]
+Correction = Literal["holm", "bh", "none"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class SelectionOptions:
         criterion: the score by which a pair is best; ties go to the other score, then to the smaller i, then j.
         folds: folds of the honest choice.
         bootstrap: resamples of the subjects for the intervals.
-        confidence: of the intervals.
-        seed: of folds and resamples.
+        confidence: of the intervals; a change is called real at 1 - confidence.
+        correction: of p values over the languages: Holm, Benjamini-Hochberg or none.
+        draws: label-exchanged copies of the sweep for the null control; 0 leaves it out.
+        seed: of folds, resamples and draws.
     """
 
     ties: Ties = "strict"
@@ -49,6 +52,8 @@ class SelectionOptions:
     folds: int = 5
     bootstrap: int = 2000
     confidence: float = 0.95
+    correction: Correction = "holm"
+    draws: int = 200
     seed: int = 0
 
 
@@ -58,7 +63,7 @@ class LanguageHits:
 
     Attributes:
         language: its code.
-        uuids, subjects: of each fact, F of them.
+        uuids, subjects, relations: of each fact, F of them.
         pairs: P of them.
         hits: [F, 1 + P] bool.
         ties: [F, 1 + P] int.
@@ -69,6 +74,7 @@ class LanguageHits:
     language: str
     uuids: tuple[str, ...]
     subjects: tuple[str, ...]
+    relations: tuple[str, ...]
     pairs: tuple[Pair, ...]
     hits: NDArray[np.bool_]
     ties: NDArray[np.int16]
@@ -115,101 +121,6 @@ def best_pair(
 def fold_of(subject: str, folds: int, seed: int) -> int:
     """The fold of a subject, the same in every language and on every machine."""
     return int.from_bytes(hashlib.sha256(f"{seed}|{subject}".encode()).digest()[:8], "big") % folds
-
-
-def evaluate_language(
-    language: LanguageHits, pivot_hits: dict[str, bool], pivot_credit: dict[str, float], options: SelectionOptions
-) -> LanguageOutcome:
-    """Baseline, oracle and honest scores of one language.
-
-    Args:
-        language: its hits.
-        pivot_hits: for each fact known in English whether the unmodified model got it right.
-        pivot_credit: the same as credits.
-        options: see `SelectionOptions`.
-    """
-    pivot = np.array([pivot_hits.get(uuid, False) for uuid in language.uuids], dtype=np.bool_)
-    here = set(language.uuids)
-    elsewhere = (
-        sum(hit for uuid, hit in pivot_hits.items() if uuid not in here) if options.pivot_reference == "full" else 0
-    )
-    value = credit(language.hits, language.ties, options.ties)
-    complete = np.flatnonzero(language.evaluated[1:] == len(language.uuids))
-    grid = []
-    for column in range(value.shape[1]):
-        facts = slice(0, int(language.evaluated[column]))
-        grid.append(
-            (float(acc(value[facts, column])), float(trans(language.hits[facts, column], pivot[facts], elsewhere)))
-        )
-    accs = np.array([a for a, _ in grid[1:]])
-    transfers = np.array([t for _, t in grid[1:]])
-    pairs = [language.pairs[p] for p in complete]
-    best = complete[best_pair(transfers[complete], accs[complete], pairs, options.criterion)]
-    cells = tuple(PairScore(i, j, float(accs[p]), float(transfers[p])) for p, (i, j) in enumerate(language.pairs))
-    honest = _honest(language, value, pivot, elsewhere, complete, options)
-    on_same_facts = [pivot_credit[uuid] for uuid in language.uuids if uuid in pivot_credit]
-    return LanguageOutcome(
-        language=language.language,
-        facts=len(language.uuids),
-        baseline_acc=grid[0][0],
-        baseline_trans=grid[0][1],
-        oracle=cells[best],
-        honest=honest,
-        grid=cells,
-        english_acc=100.0 * float(np.mean(on_same_facts)) if on_same_facts else 0.0,
-        ties=int((language.ties[:, 0] > 0).sum()),
-        verdict=verdict(honest),
-    )
-
-
-def verdict(honest: HonestScore) -> str:
-    """What the interval of the honest gain says, in words."""
-    if honest.gain_low > 0:
-        return "real gain"
-    if honest.gain_high < 0:
-        return "real loss"
-    return "no clear change"
-
-
-def _honest(
-    language: LanguageHits,
-    value: NDArray[np.float64],
-    pivot: NDArray[np.bool_],
-    elsewhere: int,
-    complete: NDArray[np.intp],
-    options: SelectionOptions,
-) -> HonestScore:
-    """Scores every fold of subjects with the pair that is best on the other folds."""
-    folds = np.array([fold_of(subject, options.folds, options.seed) for subject in language.subjects])
-    pairs = [language.pairs[p] for p in complete]
-    columns = 1 + complete
-    chosen_value = np.zeros(len(folds))
-    chosen = []
-    for fold in range(options.folds):
-        inside, outside = folds == fold, folds != fold
-        if not inside.any():
-            continue
-        accs = acc(value[outside][:, columns])
-        transfers = trans(language.hits[outside][:, columns], pivot[outside], elsewhere)
-        best = best_pair(transfers, accs, pairs, options.criterion)
-        chosen.append(pairs[best])
-        chosen_value[inside] = value[inside, columns[best]]
-    samples = bootstrap_means(np.stack([chosen_value, value[:, 0]], 1), language.subjects, options)
-    low, high = 100 * (1 - options.confidence) / 2, 100 * (1 + options.confidence) / 2
-    gains = samples[:, 0] - samples[:, 1]
-    acc_low, acc_high = np.percentile(samples[:, 0], [low, high])
-    gain_low, gain_high = np.percentile(gains, [low, high])
-    honest_acc, baseline = float(acc(chosen_value)), float(acc(value[:, 0]))
-    return HonestScore(
-        acc=honest_acc,
-        acc_low=float(acc_low),
-        acc_high=float(acc_high),
-        baseline_acc=baseline,
-        gain=honest_acc - baseline,
-        gain_low=float(gain_low),
-        gain_high=float(gain_high),
-        pairs=tuple(chosen),
-    )
 
 
 def bootstrap_means(

@@ -53,6 +53,12 @@ class LRP2Spec(SweepSpec):
         "normed", description="layer L of a model with a final norm: after it or before it"
     )
 
+    control: Literal["none", "random", "shuffled"] = Field(
+        "none",
+        description="a sweep in which LRP2 should do nothing, to compare with: vectors in random directions with the "
+        "norms of the real ones, or those of another of the languages",
+    )
+
     ties: Literal["strict", "fractional"] = Field(
         "strict", description="a right object that shares the top with t others counts 0, or 1/(1+t)"
     )
@@ -62,6 +68,12 @@ class LRP2Spec(SweepSpec):
     criterion: Literal["trans", "acc"] = Field("trans", description="the score by which the best pair is chosen")
     folds: int = Field(5, ge=2, le=50, description="folds of subjects for the honest choice")
     bootstrap: int = Field(2000, ge=100, description="resamples for the confidence intervals")
+    correction: Literal["holm", "bh", "none"] = Field(
+        "holm", description="of p values over the languages: Holm, Benjamini-Hochberg or none"
+    )
+    null_draws: int = Field(
+        200, ge=0, description="copies of the sweep with exchanged labels that measure what luck gives; 0: none"
+    )
 
     search: Literal["lattice", "racing", "naive"] = Field(
         "lattice",

@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.backbone import Backbone, ModelDescription, check_model, describe_model, load_backbone, model_fingerprint
+from methods.lrp2.analysis.answer import summarize_search
+from methods.lrp2.analysis.record import record_of
 from methods.lrp2.estimate import estimate_search
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import ProbeOptions, Query, QueryBuilder
 from methods.lrp2.projection import Pair, parse_pairs, shift_between
 from methods.lrp2.racing import Race
-from methods.lrp2.results import hits_table, summarize_search
+from methods.lrp2.results import hits_table
 from methods.lrp2.search import LayerSearch, SearchResult, least_memory, part_of, spread
 from methods.lrp2.spec import LRP2Spec
-from methods.lrp2.vectors import cached_vectors
+from methods.lrp2.vectors import cached_vectors, random_like
 from orchestrator.data import FactSelection, FactStore, SentenceStore, prepare_facts, prepare_sentences
 from orchestrator.errors import Problems, UserError, did_you_mean
 from orchestrator.study import Estimate, Study, Summary, Trial, TrialContext, TrialResult
@@ -75,6 +77,11 @@ class LRP2Study(Study[LRP2Spec]):
         assert source is not None
         self.pivot_facts, self.facts = self._select(source)
         self.languages = self.facts.languages
+        if spec.control == "shuffled" and len(self.languages) == 1:
+            raise UserError(
+                f"--control shuffled gives every language the vectors of another one, but only {self.languages[0]} is "
+                "searched: name more --languages, or use --control random."
+            )
         self.warnings += self.facts.warnings
         self.model_hash = model_fingerprint(spec.model, self.cache)
         self.sentences = prepare_sentences(
@@ -185,7 +192,9 @@ class LRP2Study(Study[LRP2Spec]):
         else:
             depends_on["facts"] = self._fingerprint(self.facts, language)
             depends_on["pairs"] = self.pairs
-            depends_on["vectors"] = [self._vector_key(spec.pivot), self._vector_key(language)]
+            depends_on["vectors"] = [self._vector_key(spec.pivot), self._vector_key(self.source_language(language))]
+            if spec.control == "random":
+                depends_on["control"] = [spec.control, spec.seed]
             if spec.search == "racing":
                 depends_on["race"] = [spec.delta, spec.shard, spec.criterion, spec.seed]
         if self.inexact:
@@ -331,7 +340,7 @@ class LRP2Study(Study[LRP2Spec]):
             yield start, builder.build(facts.slice(start, at_once), start)
 
     def shift(self, backbone: Backbone, language: str, context: TrialContext) -> Tensor:
-        """``v_pivot - v_language``, [L + 1, D], from cached language vectors."""
+        """``v_pivot - v_language``, [L + 1, D], from cached language vectors, or what a control has in its place."""
         tables = [
             cached_vectors(
                 backbone,
@@ -340,12 +349,20 @@ class LRP2Study(Study[LRP2Spec]):
                 specials=self.spec.specials,
                 last_layer=self.spec.last_layer,
             )
-            for name in (self.spec.pivot, language)
+            for name in (self.spec.pivot, self.source_language(language))
         ]
-        return shift_between(*tables)
+        shift = shift_between(*tables)
+        return random_like(shift, self.spec.seed, language) if self.spec.control == "random" else shift
+
+    def source_language(self, language: str) -> str:
+        """The language whose vectors a language is shifted with: its own, or the next one in a seeded order."""
+        if self.spec.control != "shuffled":
+            return language
+        order = np.random.default_rng(self.spec.seed).permutation(sorted(self.languages)).tolist()
+        return str(order[(order.index(language) + 1) % len(order)])
 
     def summarize(self, results: Sequence[TrialResult]) -> Summary:
-        return summarize_search(self, results)
+        return summarize_search(record_of(self), results)
 
 
 def _collect(problems: Problems, step: Callable[[], ValueT]) -> ValueT | None:

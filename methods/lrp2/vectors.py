@@ -9,6 +9,7 @@ Shape legend: L layers, D hidden, N packed rows.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -67,6 +68,25 @@ def language_vectors(
     if not count:
         raise ValueError("no sentence has a token to average: the language has no vector")
     return (total / count).float()
+
+
+def random_like(shift: Tensor, seed: int, language: str) -> Tensor:
+    """A shift in random directions that is otherwise like `shift`: a control for the layer search.
+
+    Every layer keeps its norm, and every two layers their angle, because how far LIRP and LSRP undo each other depends
+    on both: the span of the layers' shifts is turned as a whole to a random place.
+
+    Args:
+        shift: [L + 1, D], row 0 unused (zero).
+        seed, language: the same for the same two on every machine.
+    """
+    digest = hashlib.sha256(f"{seed}|{language}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    wide = shift.double().cpu()
+    _, coordinates = torch.linalg.qr(wide.T)
+    noise = torch.randn(wide.shape[1], coordinates.shape[0], generator=generator, dtype=torch.float64)
+    directions, _ = torch.linalg.qr(noise)
+    return (directions @ coordinates).T.to(shift)
 
 
 def _chunks(

@@ -34,6 +34,7 @@ MOST_LINE_BYTES = 16 * 2**20
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError)
 """What the archive readers raise when bytes are missing or wrong."""
 
+_PACKED: Mapping[str, Callable[[Any], Any]] = {"xz": lzma.open, "gz": gzip.open}
 _DECOMPRESSORS: Mapping[bytes, Callable[[BinaryIO], Any]] = {b"\xfd7zXZ\x00": lzma.open, b"\x1f\x8b": gzip.open}
 
 
@@ -102,6 +103,52 @@ def open_tree(path: Path) -> Iterator[FileTree]:
         except DAMAGE as error:
             raise UserError(_damaged(str(path), error)) from error
         yield FileTree(path, members)
+
+
+def unpacked(tree: FileTree) -> FileTree:
+    """The same files; those that end in .xz or .gz lose that ending and are unpacked while they are read.
+
+    Raises:
+        UserError: a file is there twice, packed and unpacked. While reading: a file swells absurdly.
+    """
+    members: dict[str, Callable[[], IO[bytes]]] = {}
+    for name, opener in tree.members.items():
+        stem, _, ending = name.rpartition(".")
+        decompress = _PACKED.get(ending) if stem else None
+        plain = name if decompress is None else stem
+        if plain in members:
+            raise UserError(
+                f"{tree.where(plain)} is there packed and unpacked, so it is not clear which is meant. Keep one."
+            )
+        if decompress is not None:
+            opener = cast("Callable[[], IO[bytes]]", partial(_Unpacked, tree.where(name), opener, decompress))
+        members[plain] = opener
+    return FileTree(tree.path, members)
+
+
+class _Unpacked(RawIOBase):
+    """A packed file as the bytes in it; refuses to go on where they are absurdly many."""
+
+    def __init__(self, where: str, opener: Callable[[], IO[bytes]], decompress: Callable[[Any], Any]) -> None:
+        self._where, self._packed, self._read = where, opener(), 0
+        self._bytes = decompress(self._packed)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block: bytes = self._bytes.read(len(buffer))
+        self._read += len(block)
+        if self._read > max(BOMB_BYTES, BOMB_RATIO * self._packed.tell()):
+            raise UserError(_bomb(Path(self._where)))
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._bytes.close()
+            self._packed.close()
+        super().close()
 
 
 def unsafe_name(name: str) -> str | None:

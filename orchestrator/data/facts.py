@@ -57,8 +57,10 @@ def prepare_facts(
     """Prepares a source once and selects from it.
 
     Args:
-        address: ``atlas``, ``mlama:<zip or folder>``, ``bmlama:<folder or archive>`` or ``hub:<id>[@revision]``.
-        pools: zip or folder of published object lists, for sources that take them; else pools are the objects seen.
+        address: ``atlas``, ``mlama:<zip or folder>``, ``bmlama:<folder or archive>``, ``xfactr:<folder>`` or
+            ``hub:<id>[@revision]``.
+        pools: zip or folder of published object lists, for sources that take them (for X-FACTR the published mLAMA,
+            for its labels in other languages); else pools are the objects seen.
         selection: which facts to use.
         cache: folder for prepared shards; they are found again by content, whatever the path of the source.
         progress: called with one sentence per prepared language.

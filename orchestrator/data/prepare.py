@@ -58,14 +58,14 @@ def prepare_shards(loader: Loader, cache: Path, progress: Callable[[str], None])
     folder = home / f"{loader.kind}-{address}"
     if folder.is_dir():
         return folder
-    _remove_stale(home)
+    remove_stale(home)
     started = time.monotonic()
     with folder_atomically(folder) as temporary:
         (temporary / "facts").mkdir()
         (temporary / "pools").mkdir()
         languages: dict[str, dict[str, Any]] = {}
         for loaded in loader.load():
-            _check_code(loaded.language)
+            check_code(loaded.language)
             languages[loaded.language] = _prepare_language(loaded, loader, temporary)
             rows = sum(entry["facts"] for entry in languages.values())
             progress(f"{loaded.language} prepared: {len(languages)} languages, {rows:,} facts")
@@ -88,7 +88,7 @@ def _prepare_language(loaded: LanguageFacts, loader: Loader, folder: Path) -> di
     plain = pa.Table.from_batches(loaded.batches, schema=LOADED_SCHEMA)
     for fault in _row_faults(plain):
         loader.problem(f"{loader.address}, {loaded.language}: {fault}")
-    warnings: list[str] = []
+    warnings = list(loaded.warnings)
     facts = _sorted_once(plain, warnings)
     pools = _pools(facts, loaded.pools, warnings)
     language = pa.DictionaryArray.from_arrays(pa.array([0] * len(facts), pa.int32()), pa.array([loaded.language]))
@@ -97,13 +97,13 @@ def _prepare_language(loaded: LanguageFacts, loader: Loader, folder: Path) -> di
         field.name: _encoded(columns[field.name]) if pa.types.is_dictionary(field.type) else columns[field.name]
         for field in FACTS_SCHEMA
     }
-    _write_stream(folder / "facts" / f"{loaded.language}.arrow", pa.table(encoded, schema=FACTS_SCHEMA))
+    write_stream(folder / "facts" / f"{loaded.language}.arrow", pa.table(encoded, schema=FACTS_SCHEMA))
     rows = [
         {"relation": relation, "language": loaded.language, "candidates": list(names), "uris": list(uris)}
         for relation, pool in sorted(pools.items())
         for names, uris in [zip(*sorted(pool.items()), strict=True)]
     ]
-    _write_stream(folder / "pools" / f"{loaded.language}.arrow", pa.Table.from_pylist(rows, schema=POOLS_SCHEMA))
+    write_stream(folder / "pools" / f"{loaded.language}.arrow", pa.Table.from_pylist(rows, schema=POOLS_SCHEMA))
     counts = facts["relation"].value_counts().to_pylist()
     return {
         "facts": facts.num_rows,
@@ -113,7 +113,7 @@ def _prepare_language(loaded: LanguageFacts, loader: Loader, folder: Path) -> di
     }
 
 
-def _check_code(language: str) -> None:
+def check_code(language: str) -> None:
     """Language codes come from files and name files here, so they must be plain words."""
     if not LANGUAGE_CODE.fullmatch(language):
         raise UserError(
@@ -197,7 +197,7 @@ def _encoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([column.combine_chunks().dictionary_encode()])
 
 
-def _write_stream(path: Path, table: pa.Table) -> None:
+def write_stream(path: Path, table: pa.Table) -> None:
     """Writes and flushes one shard through a Python file, whose errors (a full disk) keep their number."""
     with path.open("wb") as file:
         with pa.ipc.new_stream(file, table.schema) as writer:
@@ -228,7 +228,7 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
     return manifest
 
 
-def _remove_stale(home: Path) -> None:
+def remove_stale(home: Path) -> None:
     """Removes what processes killed in the middle of a preparation have left behind."""
     for leftover in home.glob(".*.tmp"):
         if leftover.is_dir() and time.time() - leftover.stat().st_mtime > STALE_SECONDS:

@@ -55,7 +55,7 @@ class DotPlot:
     """One line per thing compared, one mark per series at its value, whiskers where the value is an `Interval`.
 
     Attributes:
-        name: file stem of the PNG under figures/.
+        name: file stem of the PNG and SVG under figures/.
         axis: what the horizontal axis counts, with its unit.
         rows: (label, one value per series); None leaves the mark out.
         zero: draws a strong line at 0 and puts a sign on the numbers (for differences).
@@ -71,6 +71,43 @@ class DotPlot:
     note: str = ""
     zero: bool = False
     joined: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plot, told from the others by colour and dash, explained by `label` in the legend.
+
+    Attributes:
+        points: (x, y) in the order in which they are joined; where y is an `Interval`, a band shows it.
+    """
+
+    label: str
+    colour: Literal["blue", "orange", "green", "grey"]
+    points: Sequence[tuple[float, float | Interval]]
+    dash: Literal["solid", "dashed", "dotted"] = "solid"
+
+
+@dataclass(frozen=True)
+class LinePlot:
+    """Lines over one horizontal axis, such as a score for each layer.
+
+    Attributes:
+        name: file stem of the PNG and SVG under figures/.
+        x_axis, y_axis: what the axes count, with their units.
+        reference: height of a strong horizontal line to compare with, such as 0 for gains.
+        signed: puts a sign on the numbers of the vertical axis (for differences).
+        digits: decimals of the numbers that hovering shows.
+    """
+
+    name: str
+    title: str
+    x_axis: str
+    y_axis: str
+    lines: Sequence[Line]
+    note: str = ""
+    reference: float | None = None
+    signed: bool = False
+    digits: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,15 +139,20 @@ class HeatPanel:
 
 @dataclass(frozen=True)
 class HeatMaps:
-    """Small multiples on one diverging colour scale, symmetric about 0, that spans the values of all panels.
-
-    Colour grows with the square root of the value, so that a gain of one point is still seen beside a loss of thirty.
+    """Small multiples on one colour scale that spans the values of all panels.
 
     Attributes:
-        name: file stem of the PNG under figures/.
+        name: file stem of the PNG and SVG under figures/.
         rows, columns: what the rows and the columns of a panel are.
         scale: what the colours count, with its unit.
         series: the marks that cells may carry, rings or dots.
+        colours: "diverging" for differences: symmetric about 0, and colour grows with the square root of the value,
+            so that a gain of one point is still seen beside a loss of thirty. "sequential" for shares and other
+            amounts: from little to much, in proportion.
+        span: both ends of a sequential scale, such as (0, 100) for percentages; by default the smallest and the
+            largest value. What lies outside has the colour of the end.
+        row_labels, column_labels: names instead of numbers; the cell in row r and column c is called row_labels[r],
+            column_labels[c]. Given both or neither.
     """
 
     name: str
@@ -121,6 +163,10 @@ class HeatMaps:
     panels: Sequence[HeatPanel]
     series: Sequence[Series] = ()
     note: str = ""
+    colours: Literal["diverging", "sequential"] = "diverging"
+    span: tuple[float, float] | None = None
+    row_labels: Sequence[str] = ()
+    column_labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -143,4 +189,4 @@ class Section:
 
     title: str
     text: str = ""
-    blocks: Sequence[Table | DotPlot | HeatMaps | Figure] = ()
+    blocks: Sequence[Table | DotPlot | LinePlot | HeatMaps | Figure] = ()

@@ -6,7 +6,7 @@ wide screen gives it, while marks and letters keep their size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +48,16 @@ def axis_of(block: DotPlot) -> Axis:
                 ends += [value.value, value.low, value.high]
             elif value is not None:
                 ends.append(value)
-    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    return axis_over(ends)
+
+
+def axis_over(values: Sequence[float]) -> Axis:
+    """An axis with room for these values and up to seven round ticks, whole numbers where all values are whole."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
     margin = 0.03 * (high - low) or 1.0
     low, high = low - margin, high + margin
-    locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10])
+    whole = bool(values) and all(float(value).is_integer() for value in values)
+    locator = MaxNLocator(nbins=6, steps=[1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10], integer=whole)
     ticks = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
     return Axis(low, high, ticks)
 
@@ -62,8 +68,11 @@ def tick_text(axis: Axis, tick: float, signed: bool) -> str:
     return number_text(tick, digits=digits, signed=signed)
 
 
-def dotplot_html(block: DotPlot) -> Markup:
-    """The rows of the plot with the axis below, and above as well when there are many rows."""
+def dotplot_html(block: DotPlot, tag: Callable[[Sequence[str]], Markup] = lambda names: Markup("")) -> Markup:
+    """The rows of the plot with the axis below, and above as well when there are many rows.
+
+    `tag` gives each row, named by its label, an attribute by which the page finds it again.
+    """
     axis = axis_of(block)
     numbers = Markup(
         '<div class="row numbers"><span class="name"></span><svg class="track" aria-hidden="true">{}</svg></div>'
@@ -74,7 +83,7 @@ def dotplot_html(block: DotPlot) -> Markup:
             for tick in axis.ticks
         )
     )
-    rows = Markup("\n").join(_row(block, axis, label, values) for label, values in block.rows)
+    rows = Markup("\n").join(_row(block, axis, label, values, tag([label])) for label, values in block.rows)
     name = Markup('<p class="axis">{}</p>').format(block.axis)
     above = numbers if len(block.rows) > MANY else Markup("")
     return Markup('<div class="dots">{}{}{}{}</div>').format(above, rows, numbers, name)
@@ -89,7 +98,7 @@ def mark_svg(series: Series, x: str, y: float) -> Markup:
     return Markup('<circle class="{}" cx="{}" cy="{}" r="{}"/>').format(series.shape, x, y, 4.5)
 
 
-def _row(block: DotPlot, axis: Axis, label: str, values: Sequence[float | Interval | None]) -> Markup:
+def _row(block: DotPlot, axis: Axis, label: str, values: Sequence[float | Interval | None], tag: Markup) -> Markup:
     parts = [
         Markup('<line class="grid" x1="{0}" x2="{0}" y2="100%"/>').format(axis.percent(tick)) for tick in axis.ticks
     ]
@@ -116,10 +125,10 @@ def _row(block: DotPlot, axis: Axis, label: str, values: Sequence[float | Interv
         hover = f"{label}. {text}"
         parts.append(mark.format(series.colour, hover, whisker, mark_svg(series, axis.percent(_number(value)), y)))
     row = Markup(
-        '<div class="row"><span class="name"><bdi>{}</bdi></span>'
+        '<div class="row"{}><span class="name"><bdi>{}</bdi></span>'
         '<svg class="track" role="img" aria-label="{}">{}</svg></div>'
     )
-    return row.format(label, f"{label}. " + "; ".join(said), Markup("").join(parts))
+    return row.format(tag, label, f"{label}. " + "; ".join(said), Markup("").join(parts))
 
 
 def draw_dotplot(block: DotPlot) -> MatplotlibFigure:

@@ -3,45 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from orchestrator.report.blocks import HeatMaps, HeatPanel, Series
-from orchestrator.report.cells import number_text
-from orchestrator.report.theme import LEVELS, LIGHT, diverging
+from orchestrator.report.scales import Diverging, Sequential, scale_of
+from orchestrator.report.theme import LIGHT
 
 MANY = 14
 """From more columns than this on, panels are larger and only every other row and column is numbered."""
 
+LETTER = 0.024
+"""Height of the letters of a named panel as a share of its width in the page."""
+
 HEAD_WIDTH = 7.4
 """Inches that colour bar and legend need side by side."""
-
-
-def limit_of(block: HeatMaps) -> float:
-    """Where the scale ends on either side: the largest absolute value of all panels (1 if there is none)."""
-    return max((abs(cell.value) for panel in block.panels for cell in panel.cells), default=0.0) or 1.0
-
-
-def strength(value: float, limit: float) -> float:
-    """Position on the colour scale, -1 to 1, the signed square root of value / limit.
-
-    >>> strength(1.0, 4.0), strength(-4.0, 4.0)
-    (0.5, -1.0)
-    """
-    return math.copysign(math.sqrt(abs(value) / limit), value)
-
-
-def scale_ticks(limit: float) -> list[float]:
-    """Round numbers of the colour bar on both sides of 0, and its exact ends."""
-    positive = [_round_number(limit / 30), _round_number(limit / 3.5), limit]
-    return [-tick for tick in reversed(positive)] + [0.0, *positive]
 
 
 def columns_of(block: HeatMaps) -> int:
@@ -49,59 +32,45 @@ def columns_of(block: HeatMaps) -> int:
     return max((_extent(panel)[3] - _extent(panel)[2] + 1 for panel in block.panels if panel.cells), default=1)
 
 
-def tick_label(value: float) -> str:
-    """A number of the colour bar with two significant digits or all before the point, and no zeros at its end.
-
-    >>> tick_label(0.5), tick_label(-9.84), tick_label(123.4)
-    ('+0.5', '−9.8', '+123')
-    """
-    digits = max(0, 1 - math.floor(math.log10(abs(value)))) if value else 0
-    text = number_text(value, digits=digits, signed=True)
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
 def scale_html(block: HeatMaps) -> Markup:
     """The colour bar, stretching to the width it is given."""
-    limit = limit_of(block)
-    steps = range(-LEVELS, LEVELS + 1)
+    scale = scale_of(block)
+    steps = scale.steps()
     width = 100 / len(steps)
     bar = Markup("").join(
-        Markup('<rect class="q{}" x="{:.2f}%" width="{:.2f}%" height="12"/>').format(
-            level, (level + LEVELS) * width, width + 0.1
-        )
-        for level in steps
+        Markup('<rect class="{}" x="{:.2f}%" width="{:.2f}%" height="12"/>').format(step, index * width, width + 0.1)
+        for index, step in enumerate(steps)
     )
     ticks = Markup("").join(
-        Markup('<text x="{:.1f}%" y="26">{}</text>').format(50 + 50 * strength(tick, limit), tick_label(tick))
-        for tick in scale_ticks(limit)
+        Markup('<text x="{:.1f}%" y="26">{}</text>').format(100 * scale.place(tick), text)
+        for tick, text in scale.ticks()
     )
-    label = f"Colour scale from {number_text(-limit)} to {number_text(limit, signed=True)}"
-    return Markup('<svg class="scale" role="img" aria-label="{}">{}{}</svg>').format(label, bar, ticks)
+    said = f"Colour scale {scale.ends}"
+    return Markup('<svg class="scale" role="img" aria-label="{}">{}{}</svg>').format(said, bar, ticks)
 
 
-def panel_svg(block: HeatMaps, panel: HeatPanel, limit: float) -> Markup:
-    """One panel. Rows are numbered right before their first cell, columns above their first row."""
+def panel_svg(
+    block: HeatMaps,
+    panel: HeatPanel,
+    scale: Diverging | Sequential,
+    tag: Callable[[Sequence[str]], Markup] = lambda names: Markup(""),
+) -> Markup:
+    """One panel. Without labels, rows are numbered right before their first cell and columns above their first row.
+
+    `tag` as for dot plots, for each cell of a named row.
+    """
     if not panel.cells:
         return Markup("")
-    top, bottom, left, right = _extent(panel)
-    labels = []
-    every = _numbered_every(right - left + 1)
-    text = Markup('<text x="{}" y="{}">{}</text>')
-    for row, column in sorted(_first_columns(panel).items()):
-        if (row - top) % every == 0:
-            labels.append(text.format(column - 0.5, row + 0.5, row))
-    for column in range(left, right + 1, every):
-        labels.append(text.format(column + 0.5, top - 0.5, column))
-    cell_svg = '<rect class="q{}" x="{}" y="{}"><title>{}</title></rect>'
+    box, letters, labels = _named_frame(block) if block.row_labels else _numbered_frame(panel)
+    cell_svg = Markup('<rect class="{}" x="{}" y="{}"{}><title>{}</title></rect>')
+    tags = [tag([label]) for label in block.row_labels]
     cells = [
-        Markup(cell_svg).format(round(LEVELS * strength(cell.value, limit)), cell.column, cell.row, cell.hover)
+        cell_svg.format(scale.step(cell.value), cell.column, cell.row, tags[cell.row] if tags else "", cell.hover)
         for cell in panel.cells
     ]
-    width = right - left + 2
-    many = width > MANY
-    # In units of a cell, so that letters and marks have about the same size on the screen whatever the cells have.
-    letters = 0.037 * width if many else min(0.58, 0.06 * width)
-    radius = 0.45 if many else max(0.24, 0.026 * width)
+    width = box[2]
+    # In units of a cell, so that marks have about the same size on the screen whatever the cells have.
+    radius = 0.45 if width > MANY else max(0.24, 0.026 * width)
     marks = [
         _mark_svg(series, row, column, radius)
         for series, places in zip(block.series, panel.marks, strict=False)
@@ -109,11 +78,50 @@ def panel_svg(block: HeatMaps, panel: HeatPanel, limit: float) -> Markup:
     ]
     frame = Markup('<svg class="heat" viewBox="{}" font-size="{:.2f}" role="img" aria-label="{}">{}{}{}</svg>')
     return frame.format(
-        f"{left - 1} {top - 1} {width} {bottom - top + 2}",
+        " ".join(f"{number:.4g}" for number in box),
         letters,
         f"{panel.label}. {panel.caption}",
         *(Markup("").join(part) for part in (labels, cells, marks)),
     )
+
+
+_Frame = tuple[tuple[float, float, float, float], float, list[Markup]]
+"""Of a panel in the page, in units of a cell: left, top, width and height; the height of letters; the labels."""
+
+
+def _numbered_frame(panel: HeatPanel) -> _Frame:
+    top, bottom, left, right = _extent(panel)
+    every = _numbered_every(right - left + 1)
+    text = Markup('<text x="{}" y="{}">{}</text>')
+    labels = []
+    for row, column in sorted(_first_columns(panel).items()):
+        if (row - top) % every == 0:
+            labels.append(text.format(column - 0.5, row + 0.5, row))
+    for column in range(left, right + 1, every):
+        labels.append(text.format(column + 0.5, top - 0.5, column))
+    width = right - left + 2
+    letters = 0.037 * width if width > MANY else min(0.58, 0.06 * width)
+    return (left - 1, top - 1, width, bottom - top + 2), letters, labels
+
+
+def _named_frame(block: HeatMaps) -> _Frame:
+    down, across = len(block.row_labels), len(block.column_labels)
+    longest = max(map(len, block.row_labels))
+    letters = min(0.85, LETTER * across / (1 - LETTER * 0.58 * longest))
+    left = 0.58 * letters * longest + 0.5 * letters
+    upright = _upright(block.column_labels)
+    above = letters * (0.58 * max(map(len, block.column_labels)) + 0.5 if upright else 1.4)
+    labels = [
+        Markup('<text class="end" x="{:.2f}" y="{}">{}</text>').format(-0.5 * letters, row + 0.5, label)
+        for row, label in enumerate(block.row_labels)
+    ]
+    for column, label in enumerate(block.column_labels):
+        if upright:
+            turned = Markup('<text class="start" transform="translate({} {:.2f}) rotate(-90)">{}</text>')
+            labels.append(turned.format(column + 0.5, -0.5 * letters, label))
+        else:
+            labels.append(Markup('<text x="{}" y="{:.2f}">{}</text>').format(column + 0.5, -0.7 * letters, label))
+    return (-left, -above, across + left, down + above), letters, labels
 
 
 def _mark_svg(series: Series, row: int, column: int, radius: float) -> Markup:
@@ -128,25 +136,29 @@ def _mark_svg(series: Series, row: int, column: int, radius: float) -> Markup:
 
 
 def draw_heatmaps(block: HeatMaps) -> MatplotlibFigure:
-    """All panels on one sheet with one colour bar and the legend of the marks on top."""
-    limit = limit_of(block)
-    many = columns_of(block) > MANY
-    across = min(len(block.panels), max(5 if many else 6, round(math.sqrt(len(block.panels))))) or 1
-    down = math.ceil(len(block.panels) / across) or 1
-    side = 2.1 if many else 1.75
-    width, head = max(across * side, HEAD_WIDTH), 0.95
-    height = down * (side + 0.28) + head
+    """All panels on one sheet with one colour bar and the legend of the marks on top.
+
+    Cells are an image also in the SVG, where each would be a path: thousands of them would make files of megabytes.
+    """
+    scale = scale_of(block)
+    cells, gutter = _named_size(block) if block.row_labels else _numbered_size(block)
+    panel_width, panel_height = cells[0] + gutter[0] + gutter[2], cells[1] + gutter[1]
+    count = len(block.panels)
+    most = max(1, int(10.5 / panel_width)) if block.row_labels else max(5 if columns_of(block) > MANY else 6, 1)
+    across = min(count, max(most, round(math.sqrt(count)))) or 1
+    down = math.ceil(count / across) or 1
+    width, head = max(across * panel_width, HEAD_WIDTH), 0.95
+    height = down * (panel_height + 0.28) + head
     figure = MatplotlibFigure(figsize=(width, height))
-    norm = FuncNorm((lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * np.square(x)), -limit, limit)
     for index, panel in enumerate(block.panels):
         row, column = divmod(index, across)
-        low = 1 - (head + (row + 1) * (side + 0.28)) / height
-        box = ((column * side + 0.06) / width, low + 0.04 / height, (side - 0.12) / width, (side - 0.06) / height)
-        _draw_panel(figure.add_axes(box), block, panel, norm)
+        low = 1 - (head + (row + 1) * (panel_height + 0.28)) / height
+        left = column * panel_width + gutter[0]
+        axes = figure.add_axes((left / width, low + 0.04 / height, cells[0] / width, cells[1] / height))
+        _draw_panel(axes, block, panel, scale)
     bar_axes = figure.add_axes((0.22 / width, 1 - 0.42 / height, 2.9 / width, 0.13 / height))
-    bar = figure.colorbar(ScalarMappable(norm, diverging()), cax=bar_axes, orientation="horizontal")
-    ticks = scale_ticks(limit)
-    bar.set_ticks(ticks, labels=[tick_label(tick) for tick in ticks])
+    bar = figure.colorbar(ScalarMappable(scale.norm, scale.colours), cax=bar_axes, orientation="horizontal")
+    bar.set_ticks([tick for tick, _ in scale.ticks()], labels=[text for _, text in scale.ticks()])
     bar.ax.tick_params(length=2, labelsize=7)
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
@@ -158,24 +170,70 @@ def draw_heatmaps(block: HeatMaps) -> MatplotlibFigure:
     return figure
 
 
-def _draw_panel(axes: Axes, block: HeatMaps, panel: HeatPanel, norm: FuncNorm) -> None:
-    axes.set_axis_off()
+_Gutter = tuple[float, float, float]
+"""Inches around a panel: left, above, right."""
+
+
+def _numbered_size(block: HeatMaps) -> tuple[tuple[float, float], _Gutter]:
+    """Width and height of a panel's cells with their numbers, and its gutter."""
+    side = 2.1 if columns_of(block) > MANY else 1.75
+    return (side - 0.12, side - 0.06), (0.06, 0.06, 0.06)
+
+
+def _named_size(block: HeatMaps) -> tuple[tuple[float, float], _Gutter]:
+    """Width and height of a panel's cells, and what its row labels need on the left and its column labels above."""
+    side = min(0.4, max(0.13, 5.5 / len(block.column_labels)))
+    cells = (max(1.6, side * len(block.column_labels)), side * len(block.row_labels))
+    above = max(map(len, block.column_labels)) if _upright(block.column_labels) else 2
+    return cells, (0.068 * max(map(len, block.row_labels)) + 0.2, 0.068 * above + 0.15, 0.05)
+
+
+def _draw_panel(axes: Axes, block: HeatMaps, panel: HeatPanel, scale: Diverging | Sequential) -> None:
+    named = bool(block.row_labels)
+    if named:
+        axes.set_xticks(
+            [column + 0.5 for column in range(len(block.column_labels))],
+            block.column_labels,
+            rotation=90 if _upright(block.column_labels) else 0,
+        )
+        axes.set_yticks([row + 0.5 for row in range(len(block.row_labels))], block.row_labels)
+        axes.tick_params(length=0, labelsize=7, labeltop=True, labelbottom=False, pad=2)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    else:
+        axes.set_axis_off()
     axes.set_title(panel.label, loc="left", pad=3, fontsize=8)
     axes.set_title(panel.caption, loc="right", pad=3, fontsize=8, color=LIGHT["muted"])
     if not panel.cells:
         return
-    top, bottom, left, right = _extent(panel)
+    edge = (0, len(block.row_labels) - 1, 0, len(block.column_labels) - 1) if named else _extent(panel)
+    top, bottom, left, right = edge
     values = np.ma.array(np.zeros((bottom - top + 1, right - left + 1)), mask=True)
     for cell in panel.cells:
         values[cell.row - top, cell.column - left] = cell.value
     edges = (np.arange(left, right + 2), np.arange(top, bottom + 2))
-    axes.pcolormesh(*edges, values, norm=norm, cmap=diverging(), edgecolors=LIGHT["paper"], linewidth=0.3)
+    paper = LIGHT["paper"]
+    axes.pcolormesh(
+        *edges, values, norm=scale.norm, cmap=scale.colours, edgecolors=paper, linewidth=0.3, rasterized=True
+    )
     across = right - left + 2
+    if not named:
+        _draw_numbers(axes, panel)
+    for series, places in zip(block.series, panel.marks, strict=False):
+        for row, column in dict.fromkeys(places):
+            _draw_mark(axes, series, column + 0.5, row + 0.5, min(1.0, (15 if across > MANY else 12) / across))
+    margin = 0 if named else 1
+    axes.set_xlim(left - margin, right + 1)
+    axes.set_ylim(bottom + 1, top - margin)
+
+
+def _draw_numbers(axes: Axes, panel: HeatPanel) -> None:
+    top, _, left, right = _extent(panel)
     every = _numbered_every(right - left + 1)
     number: dict[str, Any] = {
         "ha": "center",
         "va": "center",
-        "fontsize": 6.5 if across <= MANY else 5,
+        "fontsize": 6.5 if right - left + 2 <= MANY else 5,
         "color": LIGHT["muted"],
     }
     for row, column in _first_columns(panel).items():
@@ -183,11 +241,6 @@ def _draw_panel(axes: Axes, block: HeatMaps, panel: HeatPanel, norm: FuncNorm) -
             axes.text(column - 0.5, row + 0.5, str(row), **number)
     for column in range(left, right + 1, every):
         axes.text(column + 0.5, top - 0.5, str(column), **number)
-    for series, places in zip(block.series, panel.marks, strict=False):
-        for row, column in dict.fromkeys(places):
-            _draw_mark(axes, series, column + 0.5, row + 0.5, min(1.0, (15 if across > MANY else 12) / across))
-    axes.set_xlim(left - 1, right + 1)
-    axes.set_ylim(bottom + 1, top - 1)
 
 
 def _draw_mark(axes: Axes, series: Series, x: float, y: float, size: float) -> None:
@@ -228,7 +281,6 @@ def _numbered_every(columns: int) -> int:
     return 2 if columns > MANY else 1
 
 
-def _round_number(value: float) -> float:
-    """The number of the form 1, 2 or 5 times a power of ten that is nearest to `value` on a logarithmic scale."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return min((power * digit for digit in (1, 2, 5, 10)), key=lambda number: abs(math.log(number / value)))
+def _upright(labels: Sequence[str]) -> bool:
+    """Whether column labels are too long to lie side by side above their cells."""
+    return max(map(len, labels)) > 3

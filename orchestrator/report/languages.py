@@ -49,3 +49,13 @@ def language_label(code: str) -> str:
     """
     name = language_name(code)
     return code if name == code else f"{name} ({code})"
+
+
+def is_language_label(text: str) -> bool:
+    """Whether `language_label` writes a known language like this.
+
+    >>> is_language_label("German (de)"), is_language_label("Mean"), is_language_label("German (fr)")
+    (True, False, False)
+    """
+    code = text.rpartition(" (")[2].removesuffix(")")
+    return language_name(code) != code and language_label(code) == text

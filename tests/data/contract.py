@@ -129,7 +129,7 @@ class LoaderContract:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(prepare_module, "_write_stream", disk_full)
+        monkeypatch.setattr(prepare_module, "write_stream", disk_full)
         with pytest.raises(UserError, match="disk is full"):
             source.prepared(cache)
         assert [path.name for path in (cache / "facts").iterdir()] == ["hashes"]

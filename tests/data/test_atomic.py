@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from orchestrator.data import folder_atomically, write_atomically
-from orchestrator.data.prepare import _write_stream
+from orchestrator.data.prepare import write_stream
 from orchestrator.errors import UserError
 
 FULL = Path("/dev/full")
@@ -98,5 +98,5 @@ def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
 def test_arrow_reports_a_full_disk_with_its_number() -> None:
     table = pa.table({"a": ["x" * 100_000]})
     with pytest.raises(OSError, match="No space left") as caught:
-        _write_stream(FULL, table)
+        write_stream(FULL, table)
     assert caught.value.errno == errno.ENOSPC

@@ -16,6 +16,7 @@ from orchestrator.placement import Node, Placement
 from orchestrator.results import SweepOutcome
 from orchestrator.sweep import run_sweep
 from orchestrator.workspace import Workspace
+from tests.engine.steps import StepsSpec, StepsStudy
 from tests.engine.toy import ToySpec, ToyStudy, marks
 
 NODE = Node(cores=2, gpus=0, memory=8 * 10**9)
@@ -49,6 +50,13 @@ class ToySweep:
         """The same sweep as command-line options."""
         given = {"marks": self.marks, "output": self.root / "out", "name": "toy", "tracking": "none", **options}
         return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+    def take_steps(self, **options: Any) -> SweepOutcome:
+        """Runs the study of steps, one trial at a time."""
+        study = StepsStudy(StepsSpec(marks=self.marks, **options), self.workspace.cache)
+        placement = Placement(cpus=1, gpus=0, concurrent=1, memory=10**9)
+        with self.workspace.locked():
+            return run_sweep(study, study.trials(), self.workspace, placement, [NODE], Console(file=io.StringIO()))
 
     def run(self, cpus: int = 1, concurrent: int = 1, **options: Any) -> SweepOutcome:
         study = ToyStudy(ToySpec(marks=self.marks, **options), self.workspace.cache)

@@ -59,5 +59,19 @@ def test_a_terminal_gets_a_bar_for_the_sweep_and_one_for_each_running_trial() ->
         assert [task.percentage for task in shown.bars.tasks] == [60.0]
 
 
+def test_a_trial_that_is_stopped_early_takes_the_rest_of_its_work_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, log = Clock(), io.StringIO()
+    monkeypatch.setattr(progress, "time", clock)
+    with SweepProgress(Console(file=log), GRID, pending=GRID[:2], stopped=1) as shown:
+        for key in (ZH, DE):
+            shown.start(key)
+            shown.advance(key, 0.0)
+        clock.now += 30
+        shown.advance(ZH, 0.5)
+        shown.stop(ZH)
+        assert shown.seconds_left == 30, "30 units of work took 30 seconds, and 30 are left"
+    assert log.getvalue().splitlines()[-1] == "[ 57%] 2 of 3 trials, 2 stopped early, about 30 s left; running: de"
+
+
 def test_durations_for_people() -> None:
     assert [duration(seconds) for seconds in (4.2, 99, 300, 7500)] == ["4 s", "99 s", "5 min", "2 h 05 min"]

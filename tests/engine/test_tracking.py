@@ -137,6 +137,24 @@ def test_a_run_whose_parameters_changed_is_replaced(tmp_path: Path) -> None:
     assert sorted(run.data.params["n"] for run in children) == ["0", "11"]
 
 
+def test_a_curve_grows_and_its_end_is_what_is_shown(tmp_path: Path) -> None:
+    uri, folder = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "mine"
+    write(folder)
+    client = MlflowClient(tracking_uri=uri)
+    curve = [(1, 0.5), (2, 0.9), (3, float("nan"))]
+    for end in (curve, [*curve, (4, 0.8)]):
+        trained = TrackedRun(TRIALS[0].key, "n=0", {"n": 0}, {"acc": 0.7}, {"acc": end})
+        summary = Summary({}, pa.table({}), [], [trained], {}, "One model was trained.")
+        write_tracking(folder, "toy", TRIALS, summary, {}, failed=0)
+        send(folder, uri)
+        send(folder, uri)
+        _, (child,) = runs(uri)
+        assert child.data.metrics == {"acc": 0.7}, "the final value, reported after the last step"
+        there = [(metric.step, metric.value) for metric in client.get_metric_history(child.info.run_id, "acc")]
+        assert there.count((1, 0.5)) == there.count((2, 0.9)) == 1, "no step twice"
+    assert (4, 0.8) in there
+
+
 def test_a_server_that_accepts_and_never_answers_costs_seconds(tmp_path: Path) -> None:
     write(tmp_path / "mine")
     with socket.socket() as silent:

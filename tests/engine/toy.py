@@ -99,9 +99,13 @@ class ToyStudy(Study[ToySpec]):
         )
 
     def _mark(self, event: str) -> int:
-        """Leaves a mark with the process's number and returns how many marks of this event there are now."""
-        (self.spec.marks / f"{event}.{uuid.uuid4().hex}").write_text(str(os.getpid()))
-        return marks(self.spec.marks)[event]
+        return mark(self.spec.marks, event)
+
+
+def mark(folder: Path, event: str) -> int:
+    """Leaves a mark with the process's number and returns how many marks of this event there are now."""
+    (folder / f"{event}.{uuid.uuid4().hex}").write_text(str(os.getpid()))
+    return marks(folder)[event]
 
 
 def process_of(folder: Path, event: str) -> int:

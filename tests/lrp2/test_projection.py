@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from methods.lrp2.projection import all_pairs, parse_pairs, projected, shift_between
-from methods.lrp2.vectors import language_vectors
+from methods.lrp2.vectors import language_vectors, random_like
 from orchestrator.errors import UserError
 from tests.backbone.tiny import tiny
 from tests.lrp2.cases import world
@@ -109,3 +109,17 @@ def test_wrong_pairs_are_all_named_at_once() -> None:
     assert len(caught.value.problems) == 5
     assert "1 <= i < j <= 12" in caught.value.problems[0]
     assert parse_pairs(("4/10", "1/2", "4/10"), 12) == ((1, 2), (4, 10))
+
+
+@pytest.mark.parametrize(("layers", "width"), [(6, 64), (12, 4)])
+def test_a_random_shift_keeps_norms_and_angles_but_no_direction(layers: int, width: int) -> None:
+    """Norms and angles decide how far the second projection undoes the first; only where the shift leads is random."""
+    shift = torch.randn(layers + 1, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    shift[0] = 0
+    found = random_like(shift, 0, "de")
+    torch.testing.assert_close(found @ found.T, shift @ shift.T)
+    cosine = torch.nn.functional.cosine_similarity(found[1:], shift[1:])
+    assert cosine.abs().mean() < 0.9
+    assert torch.equal(found, random_like(shift, 0, "de"))
+    assert not torch.allclose(found, random_like(shift, 1, "de"))
+    assert not torch.allclose(found, random_like(shift, 0, "fr"))

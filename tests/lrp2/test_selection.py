@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from methods.lrp2.analysis.language import evaluate_language
 from methods.lrp2.projection import all_pairs
 from methods.lrp2.selection import (
     LanguageHits,
@@ -13,7 +14,6 @@ from methods.lrp2.selection import (
     best_pair,
     bootstrap_means,
     credit,
-    evaluate_language,
     fold_of,
     trans,
 )
@@ -26,6 +26,7 @@ def language(hits: np.ndarray, subjects: tuple[str, ...] | None = None, layers: 
         language="de",
         uuids=tuple(f"u{n}" for n in range(facts)),
         subjects=subjects or tuple(f"s{n}" for n in range(facts)),
+        relations=("r",) * facts,
         pairs=pairs,
         hits=hits.astype(bool),
         ties=np.zeros(hits.shape, dtype=np.int16),
@@ -56,8 +57,8 @@ def test_english_hits_outside_the_language_count_only_when_asked() -> None:
     case = language(np.ones((4, 2)))
     english = {f"u{n}": True for n in range(4)} | {"elsewhere": True}
     credits = dict.fromkeys(english, 1.0)
-    restricted = evaluate_language(case, english, credits, SelectionOptions(bootstrap=100))
-    full = evaluate_language(case, english, credits, SelectionOptions(pivot_reference="full", bootstrap=100))
+    restricted, _ = evaluate_language(case, english, credits, SelectionOptions(bootstrap=100))
+    full, _ = evaluate_language(case, english, credits, SelectionOptions(pivot_reference="full", bootstrap=100))
     assert restricted.baseline_trans == pytest.approx(100.0)
     assert full.baseline_trans == pytest.approx(80.0)
 
@@ -83,13 +84,14 @@ def test_the_oracle_finds_luck_where_the_honest_choice_finds_nothing() -> None:
         "zz",
         tuple(f"u{n}" for n in range(400)),
         tuple(f"s{n}" for n in range(400)),
+        ("r",) * 400,
         all_pairs(24),
         hits,
         np.zeros(hits.shape, dtype=np.int16),
         np.full(277, 400),
     )
     english = {f"u{n}": bool(generator.random() < 0.5) for n in range(400)}
-    outcome = evaluate_language(case, english, {u: float(v) for u, v in english.items()}, SelectionOptions())
+    outcome, _ = evaluate_language(case, english, {u: float(v) for u, v in english.items()}, SelectionOptions())
     assert outcome.oracle.trans - outcome.baseline_trans > 3
     assert outcome.honest.gain_low < 0 < outcome.honest.gain_high
     assert outcome.verdict == "no clear change"
@@ -102,7 +104,7 @@ def test_a_planted_gain_is_called_real() -> None:
     hits[:, 3] |= generator.random(500) < 0.1
     case = language(hits)
     english = dict.fromkeys(case.uuids, True)
-    outcome = evaluate_language(case, english, dict.fromkeys(english, 1.0), SelectionOptions())
+    outcome, _ = evaluate_language(case, english, dict.fromkeys(english, 1.0), SelectionOptions())
     assert (outcome.oracle.lirp, outcome.oracle.lsrp) == case.pairs[2]
     assert set(outcome.honest.pairs) == {case.pairs[2]}
     assert outcome.verdict == "real gain"

@@ -118,12 +118,41 @@ def test_keys_follow_what_changes_the_answer_and_nothing_else(cache: Path) -> No
         return {trial.label: trial.key for trial in study(cache, **options).trials()}
 
     plain = keys()
-    assert keys(folds=7, bootstrap=500, ties="fractional", retries=0) == plain
+    assert keys(folds=7, bootstrap=500, ties="fractional", correction="bh", null_draws=0, retries=0) == plain
     assert keys(languages=("de",))["de"] == plain["de"]
     assert keys(specials="exclude")["de"] != plain["de"]
     assert keys(specials="exclude")["en"] == plain["en"]
     assert keys(relations=("P37",))["de"] != plain["de"]
     assert keys(model="atlas-bloom")["de"] != plain["de"]
+
+
+def test_a_control_is_a_sweep_of_its_own_that_shares_the_pivot(cache: Path) -> None:
+    def keys(**options: Any) -> dict[str, str]:
+        return {trial.label: trial.key for trial in study(cache, **options).trials()}
+
+    sweeps = [keys(control=control) for control in ("none", "random", "shuffled")]
+    assert len({sweep["de"] for sweep in sweeps}) == 3
+    assert len({sweep["en"] for sweep in sweeps}) == 1
+    assert keys(control="random", seed=1)["de"] != sweeps[1]["de"]
+
+
+def test_a_shuffled_control_gives_no_language_its_own_vectors(cache: Path) -> None:
+    made = study(cache, languages=("de", "zh", "fi", "ko"), control="shuffled")
+    sources = {language: made.source_language(language) for language in made.languages}
+    assert set(sources.values()) == set(made.languages)
+    assert all(language != source for language, source in sources.items())
+    with pytest.raises(UserError, match="--control shuffled"):
+        study(cache, languages=("de",), control="shuffled")
+
+
+def test_a_control_changes_hits_with_lrp2_only_and_says_what_it_is(cache: Path) -> None:
+    options = {"languages": ("de",), "pairs": ("1/5", "2/4")}
+    real, control = (answer(study(cache, **options, control=kind)) for kind in ("none", "random"))
+    before, after = (summary.document["languages"]["de"] for summary in (real, control))
+    assert before["baseline"] == after["baseline"]
+    assert real.table != control.table
+    assert "control" in control.document["decisions"]
+    assert "control" not in real.document["decisions"]
 
 
 def test_an_estimate_counts_the_shared_work(cache: Path) -> None:

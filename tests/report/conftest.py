@@ -7,6 +7,7 @@ import pytest
 from methods.lrp2.outcome import SearchOutcome
 from methods.lrp2.report import headline, report_sections
 from orchestrator.report.render import ReportFiles, render_report
+from tests.report.gallery import gallery
 from tests.report.synthetic import search_outcome
 
 COMMANDS = ["make sweep", "python jobs/lrp2_sweep.py --config 'my presets/a&b.yaml'"]
@@ -26,4 +27,12 @@ def report(outcome: SearchOutcome, tmp_path_factory: pytest.TempPathFactory) -> 
         sections=report_sections(outcome),
         provenance={"Model": "atlas-bert", "Data": "atlas"},
         commands=COMMANDS,
+    )
+
+
+@pytest.fixture(scope="session")
+def gallery_report(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    folder = tmp_path_factory.mktemp("gallery")
+    return render_report(
+        folder, title="gallery", headline="Every block.", sections=gallery(), provenance={}, commands=[]
     )

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.report import cells, heatmap, languages
+from orchestrator.report import cells, exports, languages, scales
 from orchestrator.report.blocks import Interval, Table
 from orchestrator.report.cells import cell_text, number_text, numeric_columns, sort_number
 
 
-@pytest.mark.parametrize("module", [cells, heatmap, languages])
+@pytest.mark.parametrize("module", [cells, exports, languages, scales])
 def test_the_examples_in_the_docstrings_hold(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0

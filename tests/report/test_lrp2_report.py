@@ -22,6 +22,7 @@ def test_the_order_of_the_report(outcome: SearchOutcome) -> None:
         "What it found",
         "Is the gain real?",
         "Which layers?",
+        "How far apart may the layers be?",
         "How wide is the gap?",
         "What was decided on the way",
     ]
@@ -118,11 +119,12 @@ def test_decisions_notes_and_skipped_languages_are_listed(outcome: SearchOutcome
 
 def test_the_headline_counts_what_is_certain_and_names_both_means(outcome: SearchOutcome) -> None:
     languages = []
-    for one, low in zip(outcome.languages, (1.0, -1.0, 0.5, 0.0), strict=True):
-        honest = replace(one.honest, gain=2.0, gain_low=low, gain_high=4.0)
-        languages.append(replace(one, honest=honest, oracle=replace(one.oracle, acc=one.baseline_acc + 3)))
+    for one, verdict in zip(outcome.languages, ("real gain", "hint of a gain", "real gain", "real loss"), strict=True):
+        honest = replace(one.honest, gain=2.0)
+        oracle = replace(one.oracle, acc=one.baseline_acc + 3)
+        languages.append(replace(one, honest=honest, oracle=oracle, verdict=verdict))
     text = headline(replace(outcome, languages=tuple(languages)))
-    assert "2 of 4 languages" in text
+    assert "helps 2 of 4 languages beyond chance, harms 1, and" in text
     assert "+2.0" in text
     assert "+3.0" in text
 

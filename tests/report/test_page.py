@@ -111,7 +111,13 @@ def test_whatever_the_data_says_stays_text(outcome: SearchOutcome, tmp_path: Pat
 
 
 def test_every_picture_is_a_png_of_a_printable_size(report: ReportFiles) -> None:
-    assert [path.name for path in report.figures] == ["gain.png", "pairs.png", "gap.png"]
+    assert [path.name for path in report.figures] == [
+        "gain.png",
+        "pairs.png",
+        "gap-curve.png",
+        "gap-map.png",
+        "gap.png",
+    ]
     for path in report.figures:
         with Image.open(path) as picture:
             assert picture.format == "PNG"
@@ -191,4 +197,4 @@ def test_fifty_three_languages_and_276_pairs_make_a_page_that_can_be_mailed(tmp_
     assert report.html.stat().st_size < 6e6
     cells = [rect for svg in read(report).all("svg", "heat") for rect in svg.all("rect")]
     searched = sum(one.language != outcome.pivot for one in outcome.languages)
-    assert len(cells) == searched * 276
+    assert len(cells) == searched * (276 + 23), "every pair, and the best of every gap"

@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.report import theme
-from orchestrator.report.blocks import DotPlot, HeatCell, HeatMaps, HeatPanel, Interval, Series
+from orchestrator.report.blocks import DotPlot, HeatCell, HeatMaps, HeatPanel, Interval, Line, LinePlot, Series
 from orchestrator.report.dotplot import axis_of, dotplot_html, draw_dotplot, tick_text
-from orchestrator.report.heatmap import draw_heatmaps, limit_of, panel_svg, scale_html, scale_ticks, strength
+from orchestrator.report.heatmap import draw_heatmaps, panel_svg, scale_html
+from orchestrator.report.lineplot import axes_of, draw_lineplot, lineplot_html
+from orchestrator.report.scales import Diverging, Sequential, scale_of, strength
+from tests.report.gallery import LANGUAGES, LINES, MATRIX
 from tests.report.page import parse
 
 RING, DOT = Series("oracle", "ring", "orange"), Series("honest", "dot", "blue")
@@ -82,7 +85,7 @@ def test_an_empty_plot_is_drawn_nonetheless() -> None:
     assert "axis" in dotplot_html(dot_plot())
     assert draw_dotplot(dot_plot())
     assert draw_heatmaps(heat_maps())
-    assert panel_svg(heat_maps(), triangle("German", {}), 1.0) == ""
+    assert panel_svg(heat_maps(), triangle("German", {}), Diverging(1.0)) == ""
 
 
 @given(st.floats(-50, 50), st.floats(50, 100))
@@ -94,8 +97,8 @@ def test_colour_strength_is_odd_monotone_and_within_bounds(value: float, limit: 
 
 def test_the_scale_spans_all_panels_and_is_symmetric() -> None:
     block = heat_maps(triangle("German", {(1, 2): 1.0}), triangle("Greek", {(1, 2): -9.0}))
-    assert limit_of(block) == 9.0
-    ticks = scale_ticks(9.0)
+    assert scale_of(block) == Diverging(9.0)
+    ticks = [tick for tick, _ in Diverging(9.0).ticks()]
     assert ticks[0] == -9.0
     assert ticks == [-tick for tick in reversed(ticks)]
     bar = parse(str(scale_html(block)))
@@ -107,7 +110,7 @@ def test_the_scale_spans_all_panels_and_is_symmetric() -> None:
 
 def test_cells_stand_at_row_and_column_with_the_colour_of_their_value() -> None:
     panel = triangle("German", {(1, 2): 4.0, (1, 3): -1.0, (2, 3): 0.0}, [(1, 2)], [(1, 2), (2, 3), (2, 3)])
-    svg = parse(str(panel_svg(heat_maps(panel), panel, 4.0))).one("svg")
+    svg = parse(str(panel_svg(heat_maps(panel), panel, Diverging(4.0)))).one("svg")
     cells = {(rect.attributes["y"], rect.attributes["x"]): rect for rect in svg.all("rect")}
     assert {place: rect.classes[0] for place, rect in cells.items()} == {
         ("1", "2"): "q50",
@@ -133,6 +136,75 @@ def test_the_png_of_heat_maps_has_the_same_numbers_and_one_scale() -> None:
         assert (mesh.norm.vmin, mesh.norm.vmax) == (-9.0, 9.0)
         assert mesh.norm(0.0) == pytest.approx(0.5)
         assert mesh.norm(2.25) == pytest.approx(0.75), "the square root, as in the page"
+
+
+def test_a_point_of_a_line_stands_where_its_numbers_are_and_says_them() -> None:
+    across, up = axes_of(LINES)
+    german, arabic = parse(str(lineplot_html(LINES))).all("g", "line")
+    marks = german.all("g", "mark")
+    places = [
+        (
+            across.low + percent(mark.one("circle", "dot").attributes["cx"]) / 100 * (across.high - across.low),
+            up.high - percent(mark.one("circle", "dot").attributes["cy"]) / 100 * (up.high - up.low),
+        )
+        for mark in marks
+    ]
+    assert np.array(places) == pytest.approx(np.array([[1, 2], [2, 4], [3, -1]]), abs=2e-3)
+    assert [mark.one("title").text for mark in marks] == [
+        "German (de). At 1: +2.0 [+1.0, +3.0]",
+        "German (de). At 2: +4.0",
+        "German (de). At 3: −1.0",
+    ]
+    assert len(german.one("polygon", "band").attributes["points"].split()) == 6, "there and back again"
+    assert not arabic.all("polygon"), "without intervals there is no band"
+    assert (
+        arabic.one("polyline").attributes["stroke-dasharray"] != german.one("polyline").attributes["stroke-dasharray"]
+    )
+    assert across.ticks == [1, 2, 3], "layers are whole numbers"
+
+
+def test_the_figure_of_a_line_plot_has_the_same_numbers() -> None:
+    axes = draw_lineplot(LINES).axes[0]
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+    assert drawn["German (de)"] == ([1, 2, 3], [2.0, 4.0, -1.0])
+    assert drawn["Arabic (ar)"] == ([1, 3], [0.0, 1.0])
+    assert [0.0, 0.0] in [list(line.get_ydata()) for line in axes.lines], "the reference"
+    assert len(axes.collections) == 1
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["German (de)", "Arabic (ar)"]
+
+
+def test_a_line_plot_without_lines_or_with_one_point_is_drawn_nonetheless() -> None:
+    for lines in ([], [Line("a", "blue", [])], [Line("a", "blue", [(2, 0.5)])]):
+        block = LinePlot("x", "X", "layer", "score", lines)
+        assert "axis" in lineplot_html(block)
+        assert draw_lineplot(block)
+
+
+def test_a_sequential_scale_grows_in_proportion_between_its_ends() -> None:
+    scale = scale_of(MATRIX)
+    assert scale == Sequential(0.0, 100.0)
+    assert [scale.step(value) for value in (0.0, 50.0, 100.0)] == ["s0", "s25", "s50"]
+    assert (scale.step(-5.0), scale.step(120.0)) == ("s0", "s50")
+    assert [text for _, text in scale.ticks()] == ["0", "20", "40", "60", "80", "100"]
+    assert [scale.place(tick) for tick, _ in scale.ticks()] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    bar = parse(str(scale_html(MATRIX)))
+    assert [rect.classes[0] for rect in bar.all("rect")] == [f"s{level}" for level in range(51)]
+    free = HeatMaps("h", "H", "r", "c", "s", [HeatPanel("p", "", [HeatCell(0, 0, 3.0, "")])], colours="sequential")
+    assert scale_of(free) == Sequential(3.0, 4.0), "a scale has two ends even where all values are equal"
+
+
+def test_a_matrix_with_names_stands_in_the_page_and_in_the_figure() -> None:
+    svg = parse(str(panel_svg(MATRIX, MATRIX.panels[0], scale_of(MATRIX)))).one("svg")
+    assert [text.text for text in svg.all("text", "end")] == list(LANGUAGES)
+    assert [text.text for text in svg.all("text") if "end" not in text.classes] == ["en", "de", "ar", "arz"]
+    left, top, width, height = map(float, svg.attributes["viewbox"].split())
+    assert left < 0 > top
+    assert (left + width, top + height) == pytest.approx((4, 4), abs=0.01)
+    axes = draw_heatmaps(MATRIX).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(LANGUAGES)
+    assert axes.collections[0].get_array().tolist() == [
+        [25.0 * row + column for column in range(4)] for row in range(4)
+    ]
 
 
 def test_page_and_png_share_their_colours() -> None:

@@ -28,11 +28,13 @@ class LanguageFacts:
         language: its code, e.g. ``"de"``.
         batches: record batches of LOADED_SCHEMA in the source's order, read while they are consumed.
         pools: the source's own pools; None makes them from the objects and candidates seen in the facts.
+        warnings: sentences on what is left out and why; shown after the language's code.
     """
 
     language: str
     batches: Iterable[pa.RecordBatch]
     pools: Pools | None = None
+    warnings: Sequence[str] = ()
 
 
 class Loader(ABC):
@@ -50,7 +52,7 @@ class Loader(ABC):
         form: how an address is written, for messages and help.
         version: raised whenever the same bytes would now load as other facts; part of the content address.
         endings: of a folder, only files whose names end like this are read.
-        takes_pools: whether object lists may be given beside the facts.
+        takes_pools: whether object lists, or labels of other languages, may be given beside the facts.
         needs_location: whether something must follow the kind.
     """
 

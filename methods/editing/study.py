@@ -1,0 +1,260 @@
+"""The editor sweep as a study: one trial for each method, its hyperparameters and seed, and one for the classifier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from transformers import AutoTokenizer
+
+from methods.backbone import ModelDescription, check_model, describe_model, model_fingerprint
+from methods.backbone.addresses import check_folder, resolve
+from methods.editing import EditableModel, load_editable
+from methods.editing.classifier import ClassifierConfig, RawClassifier, classifier_folder, train_classifier
+from methods.editing.estimate import estimate_sweep, least_memory, trial_flops
+from methods.editing.examples import Kind
+from methods.editing.outcome import ALL
+from methods.editing.results import classifier_table, summarize_editors
+from methods.editing.running import editor_config, key_of, run_cell, training_settings
+from methods.editing.spec import Cell, EditorSpec, cells, unused
+from methods.editing.tasks import EditTask, LabelledTask, TaskData, build_task, prepare_task, task_is_labelled
+from orchestrator.errors import Problems, UserError, did_you_mean
+from orchestrator.study import EarlyStopping, Estimate, Study, Summary, Trial, TrialContext, TrialResult
+
+MBERT = (12, 768, 119_547)
+"""Blocks, hidden size and vocabulary of bert-base-multilingual-cased, the paper's model."""
+CLASSIFIER = {"classifier": "raw"}
+"""The cell of the trial that trains the classifier."""
+
+
+@dataclass
+class Loaded:
+    """What a worker keeps between trials. The model is loaded when the first trial needs it: the trial that trains a
+    classifier comes before there is one."""
+
+    study: EditorStudy
+    context: TrialContext
+
+    @cached_property
+    def task(self) -> EditTask:
+        return self.study.build_task(self.model.tokenizer)
+
+    @cached_property
+    def classifier(self) -> RawClassifier | None:
+        return self.study.raw_classifier(self.context)
+
+    @cached_property
+    def model(self) -> EditableModel:
+        spec = self.study.spec
+        address = str(self.classifier.folder) if self.classifier else spec.model
+        dtype = getattr(torch, spec.dtype)
+        return load_editable(address, self.study.kind, dtype=dtype, device=self.context.device)
+
+
+class EditorStudy(Study[EditorSpec]):
+    """Editors across languages (Xu et al. 2023)."""
+
+    name = "editors"
+    result_version = 1
+    spec_type = EditorSpec
+
+    kind: Kind
+    description: ModelDescription
+    model_hash: str
+    classifier_hash: str | None
+    data: TaskData
+    languages: tuple[str, ...]
+    task_hash: str
+    notes: list[str]
+
+    def __init__(self, spec: EditorSpec, cache: Path) -> None:
+        super().__init__(spec, cache)
+        self.notes = []
+
+    def prepare(self) -> None:
+        spec, problems = self.spec, Problems()
+        labelled = problems.collect(lambda: task_is_labelled(spec.task))
+        description = problems.collect(self._describe_model)
+        if labelled is not None and description is not None:
+            self.kind, self.description = "classifier" if labelled else description.kind, description
+        if spec.classifier is not None:
+            problems.collect(lambda: self._check_classifier(labelled))
+        data = None
+        if labelled is not None:
+            pools = None if spec.pools is None else str(spec.pools)
+            data = problems.collect(
+                lambda: prepare_task(spec.task, languages=spec.languages, pools=pools, cache=self.cache)
+            )
+        grid = problems.collect(lambda: cells(spec))
+        if grid is not None:
+            self.notes = grid[1]
+            for name in unused(spec):
+                problems.add(
+                    f"--{name.replace('_', '-')} means nothing to any method of this grid, so it would change nothing: "
+                    "leave it out, or add an editor or masks that take it."
+                )
+        problems.raise_if_any()
+        assert data is not None
+        self.data = data
+        self.model_hash = model_fingerprint(spec.model, self.cache)
+        task = self.build_task(self._tokenizer())
+        self.languages, self.task_hash = task.languages, task.fingerprint
+        self.warnings += task.warnings
+        self.classifier_hash = self._classifier_hash(task)
+        self._check_task(task)
+
+    def _describe_model(self) -> ModelDescription:
+        check_model(self.spec.model)
+        return describe_model(self.spec.model)
+
+    def _check_classifier(self, labelled: bool | None) -> None:
+        assert self.spec.classifier is not None
+        check_folder(resolve(self.spec.classifier), self.spec.classifier)
+        if labelled is False:
+            raise UserError(
+                f"--classifier {self.spec.classifier} has no use for {self.spec.task}, which asks a language model. "
+                "Leave it out, or give a task with classes: atlas-claims, xnli:... or fever:..."
+            )
+
+    def _check_task(self, task: EditTask) -> None:
+        """The edit languages must be there, and every split needs something to edit."""
+        problems = Problems()
+        for language in dict.fromkeys(self.spec.edit_languages):
+            if language != ALL and language not in task.languages:
+                problems.add(
+                    f"--edit-languages: {self.spec.task} has no {language!r} among the chosen languages."
+                    + did_you_mean(language, [*task.languages, ALL])
+                )
+        for split in ("train", "dev", "test"):
+            if split not in task.splits:
+                problems.add(
+                    f"{self.spec.task} has nothing in its {split} split for these languages, so editors cannot be "
+                    "trained, chosen and tested on different texts. Choose more languages, or another source."
+                )
+        problems.raise_if_any()
+
+    def build_task(self, tokenizer: Any) -> EditTask:
+        """The task of this sweep, for a tokenizer of its model."""
+        return build_task(self.spec, tokenizer, self.data, self.kind)
+
+    def _tokenizer(self) -> Any:
+        folder = resolve(self.spec.model)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+    def _classifier_hash(self, task: EditTask) -> str | None:
+        if self.kind != "classifier":
+            return None
+        if self.spec.classifier is not None:
+            return model_fingerprint(self.spec.classifier, self.cache)
+        assert isinstance(task, LabelledTask)
+        return classifier_folder(self.spec.model, task, self.classifier_config, self.cache).name
+
+    @property
+    def classifier_config(self) -> ClassifierConfig:
+        """How the raw classifier is trained."""
+        given = {"learning_rate": self.spec.classifier_lr, "epochs": self.spec.classifier_epochs}
+        return ClassifierConfig(seed=self.spec.seed, **{k: v for k, v in given.items() if v is not None})
+
+    def raw_classifier(self, context: TrialContext) -> RawClassifier | None:
+        """The classifier whose mistakes are edited: the one given, or the one that is trained from the model, found in
+        the cache where it was trained before. None for language models."""
+        if self.kind != "classifier":
+            return None
+        config = self.classifier_config
+        if self.spec.classifier is not None:
+            folder = resolve(self.spec.classifier)
+            return RawClassifier(folder, cache=context.cache, max_length=config.max_length, device=context.device)
+        task = self.build_task(self._tokenizer())
+        assert isinstance(task, LabelledTask)
+        return train_classifier(self.spec.model, task, config, cache=context.cache, device=context.device)
+
+    @property
+    def paper_task(self) -> str | None:
+        """ "mlama" or "xnli" where task and model are the paper's."""
+        source = self.spec.task.partition(":")[0]
+        model = self.description
+        same = (model.num_layers, model.hidden_size, model.vocab_size) == MBERT and model.family == "bert"
+        return source if same and source in ("mlama", "xnli") else None
+
+    def describe(self) -> Mapping[str, str]:
+        return {
+            "model": self.spec.model,
+            "data": self.spec.task,
+            "editors": ", ".join(dict.fromkeys(self.spec.editors)),
+            "languages": str(len(self.languages)),
+            "model fingerprint": self.classifier_hash or self.model_hash,
+            "data fingerprint": self.task_hash,
+        }
+
+    def trials(self) -> Sequence[Trial]:
+        return [trial for trial, _ in self.planned()]
+
+    def planned(self) -> list[tuple[Trial, Cell | None]]:
+        """The trials with the cell of the grid that each stands for, most expensive first; None stands for the
+        classifier's."""
+        found: list[tuple[Trial, Cell | None]] = [(self._trial(cell), cell) for cell in cells(self.spec)[0]]
+        found.sort(key=lambda pair: -pair[0].cost)
+        if self.kind == "classifier" and self.spec.classifier is None:
+            depends_on = {"study": [self.name, self.result_version], "classifier": self.classifier_hash}
+            cost = max((trial.cost for trial, _ in found), default=1.0)
+            return [(Trial(CLASSIFIER, depends_on, cost), None), *found]
+        return found
+
+    def _trial(self, cell: Cell) -> Trial:
+        """What is not the default of an editor stands in the cell, so that a grid that grows keeps its trials."""
+        method = cell.method
+        coordinates: dict[str, Any] = {
+            "editor": method.editor,
+            "training": method.training,
+            "edits in": method.edits_in,
+            "masks": method.mask,
+            **dict(cell.values),
+            "seed": cell.seed,
+        }
+        spec = self.spec
+        depends_on: dict[str, Any] = {
+            "study": [self.name, self.result_version],
+            "model": self.classifier_hash or self.model_hash,
+            "task": [self.task_hash, list(self.languages)],
+            "dtype": spec.dtype,
+            "editor": editor_config(spec, cell).model_dump(mode="json"),
+            "test": [spec.test_edits, spec.test_updates, spec.test_retains, spec.validation_edits, spec.seed],
+            "validation": [spec.consistency, spec.stopping],
+        }
+        if method.training != "none":
+            depends_on["training"] = key_of(training_settings(spec, cell, self.languages))
+        return Trial(coordinates, json.loads(json.dumps(depends_on)), trial_flops(self, cell), stage=1)
+
+    def early_stopping(self) -> EarlyStopping | None:
+        if self.spec.search != "asha":
+            return None
+        grace = min(self.spec.validate_every, self.spec.steps)
+        within = ("editor", "training", "edits in", "masks")
+        return EarlyStopping(metric="succ", max_step=self.spec.steps, grace=grace, within=within)
+
+    def memory_bytes(self) -> int:
+        return least_memory(self)
+
+    def estimate(self, trials: Sequence[Trial], threads: int) -> Estimate:
+        return estimate_sweep(self, trials, threads)
+
+    def load(self, context: TrialContext) -> Loaded:
+        return Loaded(self, context)
+
+    def run(self, trial: Trial, loaded: Loaded, context: TrialContext) -> pa.Table:
+        if dict(trial.cell) == CLASSIFIER:
+            assert isinstance(loaded.task, LabelledTask)
+            assert loaded.classifier is not None
+            return classifier_table(loaded.classifier, loaded.task)
+        cell = next(cell for one, cell in self.planned() if one.key == trial.key)
+        assert cell is not None
+        return run_cell(self.spec, cell, loaded.model, loaded.task, loaded.classifier, context)
+
+    def summarize(self, results: Sequence[TrialResult]) -> Summary:
+        return summarize_editors(self, results)

@@ -1,0 +1,1 @@
+"""What the stored hits say, without the model: groups, gaps, relations, statistics, and sweeps beside each other."""

@@ -1,0 +1,169 @@
+"""Judging edits in batches gives what the plain loop gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from methods.editing import EDITORS, EditableModel, Editor, build_editor
+from methods.editing.evaluation import (
+    Judgement,
+    evaluate,
+    evaluate_one_by_one,
+    judge,
+    judge_one_by_one,
+    overall,
+    score_table,
+)
+from methods.editing.predictions import Leaders, Vocabulary, slack
+from tests.editing.fake_task import FakeTask
+from tests.editing.tiny import LANGUAGES, attached, cached_editable, weights
+
+
+def editor_of(model: EditableModel, name: str = "mend", strength: float = 0.3) -> Editor:
+    """An editor whose edits are strong enough to succeed now and then, and to do harm."""
+    options: dict[str, Any] = {"edit_lr": strength}
+    if name == "fine-tuning":
+        options = {"lr": 0.01 * strength, "max_steps": 3}
+    elif name == "knowledge-editor":
+        options = {}
+    return build_editor(EDITORS[name].Config(**options), model, LANGUAGES)
+
+
+def samples_of(model: EditableModel, retains: int = 3) -> list[Any]:
+    """Every test request of every language, judged in two update languages."""
+    task = FakeTask(model.kind)
+    choices = {"retain_languages": LANGUAGES, "seed": 0, "retains": retains}
+    return [
+        drawn
+        for update in ("de", "fr")
+        for language in LANGUAGES
+        for drawn in task.test_samples("test", language, update_languages=(update,), **choices)
+    ]
+
+
+@pytest.mark.parametrize("name", EDITORS)
+def test_a_batch_of_edits_is_judged_like_one_by_one(exact: EditableModel, name: str) -> None:
+    samples = samples_of(exact)[::3]
+    editor = editor_of(exact, name)
+    assert judge(editor, samples) == judge_one_by_one(editor, samples)
+
+
+@pytest.mark.parametrize("strength", [0.003, 0.03, 3.0])
+def test_weak_and_strong_edits_are_judged_alike(exact: EditableModel, strength: float) -> None:
+    samples, editor = samples_of(exact), editor_of(exact, strength=strength)
+    assert judge(editor, samples) == judge_one_by_one(editor, samples)
+
+
+def test_the_size_of_the_batches_changes_nothing(exact: EditableModel) -> None:
+    samples, editor = samples_of(exact), editor_of(exact)
+    whole = judge(editor, samples)
+    shares: list[float] = []
+    exact.raw_store.clear()
+    exact.frozen_store.clear()
+    assert judge(editor, samples, edits_at_once=4, tokens_at_once=40, progress=shares.append) == whole
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_without_all_positions_the_rest_is_the_same(exact: EditableModel) -> None:
+    samples, editor = samples_of(exact), editor_of(exact)
+    few = judge(editor, samples, all_positions=False)
+    assert [(one.acc, one.con) for one in few] == [(one.acc, one.con) for one in judge(editor, samples)]
+    if exact.kind != "classifier":
+        assert all(one.con_all != one.con_all for one in few)
+
+
+def test_an_edit_of_nothing_keeps_everything() -> None:
+    model = cached_editable("bert", torch.float64)
+    found = judge(editor_of(model, strength=0.0), samples_of(model))
+    assert all(one.con == one.con_all == 1 for one in found)
+
+
+def test_the_model_and_the_editor_are_left_as_they_were(exact: EditableModel) -> None:
+    before, hooks = weights(exact), attached(exact)
+    editor = editor_of(exact).train()
+    judge(editor, samples_of(exact))
+    judge_one_by_one(editor, samples_of(exact)[:2])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(exact).items())
+    assert attached(exact) == hooks
+    assert editor.training
+
+
+def test_the_unmodified_model_sees_a_text_once() -> None:
+    model = cached_editable("bert", torch.float64)
+    samples, editor = samples_of(model), editor_of(model)
+    judge(editor, samples)
+    computed = []
+    handle = model.blocks[0].register_forward_hook(lambda *_: computed.append(1))
+    again = judge(editor, samples)
+    handle.remove()
+    assert again == judge_one_by_one(editor, samples)
+    assert not computed
+
+
+def test_a_table_has_one_row_for_each_edit_and_update_language() -> None:
+    model = cached_editable("bert", torch.float64)
+    samples, editor = samples_of(model), editor_of(model)
+    table = evaluate(editor, samples)
+    assert table.equals(evaluate_one_by_one(editor, samples))
+    pairs = list(zip(table["edit_language"].to_pylist(), table["update_language"].to_pylist(), strict=True))
+    assert pairs == [(edit, update) for update in ("de", "fr") for edit in LANGUAGES]
+    assert set(table["edits"].to_pylist()) == {6}
+    assert set(table["retains"].to_pylist()) == {18}
+
+
+JUDGED = Judgement("1", "en", "de", acc=1.0, con=0.5, con_all=0.25, retains=4)
+
+
+def test_scores_are_percentages_and_succ_their_harmonic_mean() -> None:
+    failed = dataclasses.replace(JUDGED, acc=0.0, con=1.0, con_all=0.75)
+    (row,) = score_table([JUDGED, failed]).to_pylist()
+    assert (row["edits"], row["acc"], row["retains"], row["con"], row["con_all"]) == (2, 50, 8, 75, 50)
+    assert (row["succ"], row["succ_all"]) == (60, 50)
+
+
+def test_every_edit_language_counts_the_same() -> None:
+    other = dataclasses.replace(JUDGED, edit_language="fr", acc=0.0, con=1.0)
+    scores = overall([JUDGED, JUDGED, JUDGED, other])
+    assert (scores.acc, scores.con) == (50, 75)
+    assert scores.succ == 60
+
+
+def test_the_released_succ_is_zero_for_every_edit_that_fails() -> None:
+    failed = dataclasses.replace(JUDGED, acc=0.0, con=1.0)
+    assert overall([JUDGED, failed], per_step=True).succ == pytest.approx(100 * (2 / 3 + 0) / 2)
+    assert overall([JUDGED], all_positions=True).con == 25
+    assert overall([failed]).succ == 0
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_tiles_of_the_vocabulary_find_what_whole_logits_find(biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("methods.editing.predictions._TOKENS", 7)
+    monkeypatch.setattr("methods.editing.predictions._STATES", 3)
+    generator = torch.Generator().manual_seed(0)
+    weight, hidden = torch.randn(50, 6, generator=generator), torch.randn(10, 6, generator=generator)
+    bias = torch.randn(50, generator=generator) if biased else None
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    vocabulary = Vocabulary(weight, bias)
+    best, highest, second = vocabulary.leaders(hidden)
+    top = logits.topk(2)
+    assert torch.equal(vocabulary.best(hidden), logits.argmax(-1))
+    assert torch.equal(best, top.indices[:, 0])
+    torch.testing.assert_close(torch.stack([highest, second], 1), top.values)
+    assert len(vocabulary.best(hidden[:0])) == len(vocabulary.leaders(hidden[:0]).best) == 0
+
+
+@pytest.mark.parametrize("size", [0.0, 0.01, 0.05, 0.2, 1.0])
+def test_where_the_bound_is_positive_the_best_token_stays(size: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    vocabulary = Vocabulary(torch.randn(50, 6, generator=generator) + 3, torch.randn(50, generator=generator))
+    raw = 2 * torch.randn(500, 6, generator=generator)
+    edited = raw + size * torch.randn(500, 6, generator=generator)
+    leaders = vocabulary.leaders(raw)
+    settled = slack(vocabulary, raw, Leaders(*leaders), edited) > 0
+    assert torch.equal(vocabulary.best(edited)[settled], leaders.best[settled])
+    assert bool(settled.any())
