@@ -95,6 +95,7 @@ def _editing_options(commands: Any) -> None:
     add("--shape", default="mbert", help="mbert, or small to try it out; default: mbert")
     add("--task", default="facts", help="facts (masked language model) or classifier; default: facts")
     add("--editor", default="mend", help="mend, knowledge-editor, editable-training or fine-tuning; default: mend")
+    add("--edit-lr", type=float, default=1e-6, metavar="X", help="size of an edit's step; default: 1e-6")
     add("--edits", type=int, default=64, metavar="N", help="edits in a batch; default: 64")
     add("--plain-edits", type=int, default=6, metavar="N", help="edits of the plain loop in one run; default: 6")
     add("--retains", type=int, default=4, metavar="N", help="evaluation: unrelated texts of an edit; default: 4")
@@ -124,6 +125,7 @@ def run_editing(options: argparse.Namespace, console: Console, errors: Console) 
         shape=options.shape,
         task=options.task,
         editor=options.editor,
+        edit_lr=options.edit_lr,
         edits=options.edits,
         plain_edits=options.plain_edits,
         retains=options.retains,

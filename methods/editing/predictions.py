@@ -6,14 +6,15 @@ model's. Three things make that cheap, and none changes an answer:
 1. Logits are formed a tile of the vocabulary at a time and never kept.
 2. A text whose label positions changed has changed; its other positions need not be looked at. Of the others the
    position that is most in danger goes first.
-3. Let z be a position's logits in the unmodified model, v its best token and u the runner-up, and let the edit move
-   the state by d. With w the mean row of the vocabulary matrix W and r the largest |W_i - w|,
+3. Let v be a position's best token in the unmodified model, z_t the largest logit of any other token of a tile t of the
+   vocabulary, and let the edit move the state by d, and so v's logit to z'_v. With w the mean row of the vocabulary
+   matrix W and r the largest |W_i - w|, no token of the tile can have a larger logit than
 
-       z'_i - z'_v  <=  z_u - z_v - (W_v - w) . d + r |d|      for every other token i,
+       z_t + w . d + r |d|,
 
-   so where the right side is negative, v is still the best and no other token is looked at.
+   so where that is below z'_v, the tile is not looked at.
 
-Shape legend: N states, D hidden size, V vocabulary.
+Shape legend: N states, D hidden size, V vocabulary, C tiles of it.
 """
 
 from __future__ import annotations
@@ -33,11 +34,10 @@ _MARGIN = 1e-3
 
 
 class Leaders(NamedTuple):
-    """The most likely tokens [N], their logits [N] and those of the runners-up [N]."""
+    """The most likely tokens [N], and the largest logit of any other token in each tile [N, C]."""
 
     best: Tensor
-    highest: Tensor
-    second: Tensor
+    rivals: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,35 @@ class Vocabulary:
 
     @torch.no_grad()
     def leaders(self, hidden: Tensor) -> Leaders:
-        """The two largest logits of each transformed state [N, D]."""
-        if not len(hidden):
-            return Leaders(_none(hidden), hidden[:, 0], hidden[:, 0])
-        parts = [self._leaders(rows) for rows in hidden.split(_STATES)]
+        """The most likely token of each transformed state [N, D], the first of equals, and its rivals."""
+        parts = [self._leaders(rows) for rows in hidden.split(_STATES)] if len(hidden) else [self._leaders(hidden)]
         return Leaders(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    @torch.no_grad()
+    def slack(self, leaders: Leaders, raw: Tensor, edited: Tensor) -> Tensor:
+        """By how much a best token surely stays ahead of every other one, [N]; the arguments are those of `kept`."""
+        return self._logits_of(leaders.best, edited) - self._reach(raw, edited) - leaders.rivals.amax(1)
+
+    @torch.no_grad()
+    def kept(self, leaders: Leaders, raw: Tensor, edited: Tensor) -> Tensor:
+        """Whether the edited model's most likely tokens are still the unmodified model's, [N].
+
+        Args:
+            leaders: of `raw`.
+            raw, edited: transformed states of the unmodified and of the edited model, [N, D].
+        """
+        own = self._logits_of(leaders.best, edited)
+        in_reach = leaders.rivals + self._reach(raw, edited)[:, None] > own[:, None]
+        same = torch.ones_like(own, dtype=torch.bool)
+        for place, start in enumerate(range(0, len(self.weight), _TOKENS)):
+            rows = (in_reach[:, place] & same).nonzero()[:, 0]
+            if len(rows):
+                logits = self._tile(start, edited[rows])
+                column = leaders.best[rows] - start
+                inside = ((column >= 0) & (column < logits.shape[1])).nonzero()[:, 0]
+                logits[inside, column[inside]] = float("-inf")
+                same[rows] = logits.amax(1) <= own[rows]
+        return same
 
     @cached_property
     def centre(self) -> tuple[Tensor, Tensor]:
@@ -81,39 +105,34 @@ class Vocabulary:
         return best
 
     def _leaders(self, hidden: Tensor) -> Leaders:
-        best = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
-        highest, second = (hidden.new_full((len(hidden),), float("-inf")) for _ in range(2))
+        found = []
         for start, logits in self._tiles(hidden):
             top, where = logits.max(1)
             logits.scatter_(1, where[:, None], float("-inf"))
-            second = torch.maximum(torch.maximum(second, logits.amax(1)), torch.minimum(top, highest))
-            best = torch.where(top > highest, where + start, best)
-            highest = torch.maximum(top, highest)
-        return Leaders(best, highest, second)
+            found.append((top, where + start, logits.amax(1)))
+        top, where, second = (torch.stack(column, 1) for column in zip(*found, strict=True))
+        leading = top.argmax(1, keepdim=True)
+        return Leaders(where.gather(1, leading)[:, 0], top.scatter(1, leading, second.gather(1, leading)))
+
+    def _reach(self, raw: Tensor, edited: Tensor) -> Tensor:
+        """What the edit can add to any logit at most, [N]."""
+        mean, radius = self.centre
+        moved = edited - raw
+        return moved @ mean + radius * moved.norm(dim=1) + _MARGIN
+
+    def _logits_of(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        """One logit of each state, [N]."""
+        logits = (self.weight[tokens] * hidden).sum(1)
+        return logits if self.bias is None else logits + self.bias[tokens]
 
     def _tiles(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
         """First token of every tile, and logits [N, tile], which the caller may overwrite."""
         for start in range(0, len(self.weight), _TOKENS):
-            tile = self.weight[start : start + _TOKENS]
-            if self.bias is None:
-                yield start, hidden @ tile.T
-            else:
-                yield start, torch.addmm(self.bias[start : start + _TOKENS], hidden, tile.T)
+            yield start, self._tile(start, hidden)
 
-
-@torch.no_grad()
-def slack(vocabulary: Vocabulary, raw: Tensor, leaders: Leaders, edited: Tensor) -> Tensor:
-    """By how much the best token surely stays ahead of every other one, [N]; above 0 it is still the best.
-
-    Args:
-        vocabulary: the matrix.
-        raw, edited: transformed states of the unmodified and of the edited model, [N, D].
-        leaders: of `raw`.
-    """
-    mean, radius = vocabulary.centre
-    moved = edited - raw
-    toward = ((vocabulary.weight[leaders.best] - mean) * moved).sum(1)
-    return leaders.highest - leaders.second + toward - radius * moved.norm(dim=1) - _MARGIN
+    def _tile(self, start: int, hidden: Tensor) -> Tensor:
+        tile = self.weight[start : start + _TOKENS]
+        return hidden @ tile.T if self.bias is None else torch.addmm(self.bias[start : start + _TOKENS], hidden, tile.T)
 
 
 def _none(hidden: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from methods.editing.batches import length_groups, lengths_of
 from methods.editing.editors import Editor
 from methods.editing.edits import Edits
 from methods.editing.examples import Encoded, Example
-from methods.editing.losses import con
 from methods.editing.model import EditableModel
-from methods.editing.predictions import Leaders, Vocabulary, slack
+from methods.editing.predictions import Leaders, Vocabulary
 
 Row = tuple[int, Example]
 """The place of an edit, and a text."""
@@ -74,50 +73,37 @@ class Retained:
         asked[batch.rows, batch.columns] = True
         edited = self.model.transform(output[rows, columns])
         labelled = asked[rows, columns]
-        raw_labels = torch.cat([entry[1] for entry in entries])
-        same = con(raw_labels, self.vocabulary.best(edited[labelled]), rows[labelled], len(batch))
+        raw = torch.cat([entry[0] for entry in entries])
+        leaders = Leaders(*(torch.cat([entry[place] for entry in entries]) for place in (1, 2)))
+        same = torch.ones(len(batch), device=raw.device)
+        same[rows[labelled][~self.vocabulary.kept(leaders, raw[labelled], edited[labelled])]] = 0.0
         if not self.all_positions:
             return same.tolist(), [float("nan")] * len(batch)
         everywhere = same.clone()
-        self._compare_others(batch, entries, rows, ~labelled, edited, everywhere)
+        self._compare_others(self._leaders(batch, entries, same), rows, ~labelled, raw, edited, everywhere)
         return same.tolist(), everywhere.tolist()
 
     def _compare_others(
-        self,
-        batch: Encoded,
-        entries: Sequence[tuple[Tensor, ...]],
-        rows: Tensor,
-        others: Tensor,
-        edited: Tensor,
-        same: Tensor,
+        self, leaders: Leaders, rows: Tensor, others: Tensor, raw: Tensor, edited: Tensor, same: Tensor
     ) -> None:
-        """Sets `same` [R] to 0 where a position that is no label position changed.
+        """Sets `same` to 0 where a position that is no label position changed.
 
         Args:
-            batch, entries: the texts, and what is kept of them.
+            leaders: the unmodified model's, of every position.
             rows: the row of every position, [N].
             others: which positions are no label positions, [N].
-            edited: transformed states, [N, D].
-            same: 1 for rows that are undecided, 0 for those that have changed.
+            raw, edited: transformed states, [N, D].
+            same: [R], 1 for rows that are undecided, 0 for those that have changed.
         """
-        undecided = same[rows] > 0
-        leaders = self._leaders(batch, entries, same)
-        raw = torch.cat([entry[0] for entry in entries])
-        places = (others & undecided).nonzero()[:, 0]
-        ahead = slack(self.vocabulary, raw[places], Leaders(*(part[places] for part in leaders)), edited[places])
-        places, ahead = places[ahead <= 0], ahead[ahead <= 0]
+        places = (others & (same[rows] > 0)).nonzero()[:, 0]
+        ahead = self.vocabulary.slack(Leaders(*(part[places] for part in leaders)), raw[places], edited[places])
         # The position most in danger of each row goes first: where it changed, the rest is not looked at.
-        order = ahead.argsort(stable=True)
-        first = torch.zeros(len(places), dtype=torch.bool, device=places.device)
-        seen: set[int] = set()
-        for place in order.tolist():
-            row = int(rows[places[place]])
-            first[place] = row not in seen
-            seen.add(row)
+        most = torch.full_like(same, float("inf"), dtype=ahead.dtype).scatter_reduce(0, rows[places], ahead, "amin")
+        first = ahead == most[rows[places]]
         for chosen in (places[first], places[~first]):
             chosen = chosen[same[rows[chosen]] > 0]
-            changed = self.vocabulary.best(edited[chosen]) != leaders.best[chosen]
-            same[rows[chosen[changed]]] = 0.0
+            kept = self.vocabulary.kept(Leaders(*(part[chosen] for part in leaders)), raw[chosen], edited[chosen])
+            same[rows[chosen[~kept]]] = 0.0
 
     def _prepare(self, batch: Encoded) -> None:
         """Makes sure of the states and label predictions of all texts, and holds them for this call."""
@@ -139,11 +125,11 @@ class Retained:
                 pieces: list[tuple[Tensor, ...]] = [(logits,) for logits in output]
             else:
                 hidden = self.model.transform(output)
-                best = self.vocabulary.best(hidden[part.rows, part.columns])
-                labels = best.split(torch.bincount(part.rows, minlength=len(part)).tolist())
+                labels = torch.bincount(part.rows, minlength=len(part)).tolist()
+                best, rivals = (each.split(labels) for each in self.vocabulary.leaders(hidden[part.rows, part.columns]))
                 pieces = [
-                    (states[:length], label)
-                    for states, label, length in zip(hidden, labels, lengths_of(part), strict=True)
+                    (states[:length], *leading)
+                    for states, length, *leading in zip(hidden, lengths_of(part), best, rivals, strict=True)
                 ]
             for key, piece in zip(part.keys, pieces, strict=True):
                 self._hold(_states_of(key), piece)
@@ -167,8 +153,8 @@ class Retained:
         for key, entry in zip(batch.keys, entries, strict=True):
             known = self._held.get(_leaders_of(key))
             if known is None or key not in needed:
-                nothing = entry[0].new_zeros(len(entry[0]))
-                known = (nothing.long(), nothing, nothing)
+                length, tiles = len(entry[0]), entry[2].shape[1]
+                known = (entry[1].new_zeros(length), entry[2].new_zeros(length, tiles))
             rows.append(known)
         return Leaders(*(torch.cat(column).to(self.model.device) for column in zip(*rows, strict=True)))
 

@@ -191,10 +191,10 @@ def mask_summary(masks: LanguageMasks) -> MaskSummary:
     """
     strengths = masks.strengths().double()
     count = max(1, round(PREFERRED * strengths.shape[1]))
-    rows = []
-    for row in strengths:
+    rows: list[tuple[float, ...]] = []
+    for language, row in enumerate(strengths):
         chosen = strengths[:, row.topk(count).indices]
-        own = chosen[len(rows)]
+        own = chosen[language]
         norms = (chosen.norm(dim=1) * own.norm()).clamp_min(1e-12)
         rows.append(tuple((chosen @ own / norms).tolist()))
     shares = tuple((strengths != 0).double().mean(1).tolist())

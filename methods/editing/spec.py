@@ -207,10 +207,13 @@ def _methods(spec: EditorSpec, editor: str, notes: dict[str, None]) -> Iterator[
             for mask in masks:
                 if training == "mono" and edits_in == ALL:
                     notes["Monolingual training is training in one language; edits in all languages have none."] = None
+                elif training == "cross" and edits_in != ALL and ALL in edited:
+                    notes[
+                        "Cross-lingual editors are trained on edits in all languages, and tested on edits in each, as "
+                        "in the paper; --edit-languages with one language alone trains on edits in that one."
+                    ] = None
                 elif mask == "lime" and edits_in != ALL:
-                    notes["Masks tell edit languages apart; with edits in one language there is nothing to tell."] = (
-                        None
-                    )
+                    notes["Masks tell edit languages apart; with edits in one language they have no use."] = None
                 else:
                     yield Method(editor, training, edits_in, mask)
 

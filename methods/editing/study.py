@@ -158,8 +158,13 @@ class EditorStudy(Study[EditorSpec]):
     @property
     def classifier_config(self) -> ClassifierConfig:
         """How the raw classifier is trained."""
-        given = {"learning_rate": self.spec.classifier_lr, "epochs": self.spec.classifier_epochs}
-        return ClassifierConfig(seed=self.spec.seed, **{k: v for k, v in given.items() if v is not None})
+        spec = self.spec
+        given: dict[str, Any] = {
+            "seed": spec.seed,
+            "learning_rate": spec.classifier_lr,
+            "epochs": spec.classifier_epochs,
+        }
+        return ClassifierConfig(**{name: value for name, value in given.items() if value is not None})
 
     def raw_classifier(self, context: TrialContext) -> RawClassifier | None:
         """The classifier whose mistakes are edited: the one given, or the one that is trained from the model, found in

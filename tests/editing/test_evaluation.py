@@ -18,7 +18,7 @@ from methods.editing.evaluation import (
     overall,
     score_table,
 )
-from methods.editing.predictions import Leaders, Vocabulary, slack
+from methods.editing.predictions import Vocabulary
 from tests.editing.fake_task import FakeTask
 from tests.editing.tiny import LANGUAGES, attached, cached_editable, weights
 
@@ -149,21 +149,25 @@ def test_tiles_of_the_vocabulary_find_what_whole_logits_find(biased: bool, monke
     bias = torch.randn(50, generator=generator) if biased else None
     logits = torch.nn.functional.linear(hidden, weight, bias)
     vocabulary = Vocabulary(weight, bias)
-    best, highest, second = vocabulary.leaders(hidden)
-    top = logits.topk(2)
+    best, rivals = vocabulary.leaders(hidden)
     assert torch.equal(vocabulary.best(hidden), logits.argmax(-1))
-    assert torch.equal(best, top.indices[:, 0])
-    torch.testing.assert_close(torch.stack([highest, second], 1), top.values)
+    assert torch.equal(best, logits.argmax(-1))
+    others = logits.scatter(1, best[:, None], float("-inf"))
+    torch.testing.assert_close(rivals, torch.stack([tile.amax(1) for tile in others.split(7, 1)], 1))
     assert len(vocabulary.best(hidden[:0])) == len(vocabulary.leaders(hidden[:0]).best) == 0
 
 
 @pytest.mark.parametrize("size", [0.0, 0.01, 0.05, 0.2, 1.0])
-def test_where_the_bound_is_positive_the_best_token_stays(size: float) -> None:
+def test_tiles_out_of_reach_are_rightly_left_out(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("methods.editing.predictions._TOKENS", 7)
     generator = torch.Generator().manual_seed(1)
     vocabulary = Vocabulary(torch.randn(50, 6, generator=generator) + 3, torch.randn(50, generator=generator))
     raw = 2 * torch.randn(500, 6, generator=generator)
     edited = raw + size * torch.randn(500, 6, generator=generator)
     leaders = vocabulary.leaders(raw)
-    settled = slack(vocabulary, raw, Leaders(*leaders), edited) > 0
-    assert torch.equal(vocabulary.best(edited)[settled], leaders.best[settled])
+    same = vocabulary.best(edited) == leaders.best
+    assert torch.equal(vocabulary.kept(leaders, raw, edited), same)
+    settled = vocabulary.slack(leaders, raw, edited) > 0
     assert bool(settled.any())
+    assert bool(same[settled].all())
+    assert bool(same.all()) == (size == 0)

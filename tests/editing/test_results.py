@@ -33,7 +33,7 @@ def sweep(cells: list[Cell], spec: EditorSpec | None = None) -> Any:
     """What `outcome_of` asks of a study."""
     trials = [Trial({"n": number}, {}, 1.0, stage=1) for number in range(len(cells))]
     return SimpleNamespace(
-        spec=spec or EditorSpec(),
+        spec=spec or EditorSpec.model_validate({}),
         notes=["left out"],
         stopped=(),
         languages=("de", "en"),

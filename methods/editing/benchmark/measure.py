@@ -44,6 +44,9 @@ class Settings:
         shape: of `SHAPES`.
         task: of `TASKS`.
         editor: of `EDITORS`.
+        edit_lr: size of an edit's step, where the editor has one; decides how much an edit changes. None takes the
+            editor's own. How much is compared at every position depends on it, so the default is one at which a random
+            model keeps most predictions, as trained editors do.
         edits: edits in a batch.
         plain_edits: edits of the plain loop in one run.
         retains: unrelated texts of an edit in evaluation; training has one.
@@ -56,6 +59,7 @@ class Settings:
     shape: str = "mbert"
     task: str = "facts"
     editor: str = "mend"
+    edit_lr: float | None = 1e-6
     edits: int = 64
     plain_edits: int = 6
     retains: int = 4
@@ -124,7 +128,9 @@ def run_benchmark(settings: Settings, say: Callable[[str], None] = lambda text: 
     say(f"Making {settings.shape} and {settings.editor} ...")
     case = make_case(settings.shape, settings.task, settings.edits, settings.retains, device=settings.device)
     languages = sorted({drawn[0].edit.language for drawn in case.draws})
-    editor = build_editor(EDITORS[settings.editor].Config.model_validate({}), case.model, languages)
+    kind = EDITORS[settings.editor].Config
+    values = {} if settings.edit_lr is None or "edit_lr" not in kind.model_fields else {"edit_lr": settings.edit_lr}
+    editor = build_editor(kind.model_validate(values), case.model, languages)
     evaluation = _evaluation(settings, case, editor)
     _alternate("evaluation", evaluation, settings, say)
     training = _training(settings, case, editor) if editor.trainable else []

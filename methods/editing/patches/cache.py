@@ -48,8 +48,14 @@ class States:
     def select(self, texts: Sequence[int]) -> States:
         """The texts with these numbers, in that order."""
         chosen = torch.as_tensor(texts, dtype=torch.long, device=self.rows.device)
-        rows, places = (chosen[:, None] == self.rows[None]).nonzero(as_tuple=True)
-        return States(self.queries[places], self.sums[places], rows, self.targets[places], len(texts))
+        counts = torch.bincount(self.rows, minlength=self.texts)
+        starts = (counts.cumsum(0) - counts)[chosen]
+        counts = counts[chosen]
+        rows = torch.arange(len(chosen), device=self.rows.device).repeat_interleave(counts)
+        # Each position's place within its text, counted on from where the text begins.
+        within = torch.arange(len(rows), device=self.rows.device) - (counts.cumsum(0) - counts)[rows]
+        places = starts[rows] + within
+        return States(self.queries[places], self.sums[places], rows, self.targets[places], len(chosen))
 
     def split(self, sizes: Sequence[int]) -> list[States]:
         """Consecutive groups of texts."""
@@ -97,7 +103,8 @@ class AnswerCache:
             states = self._compute(examples)
             kept = (states.queries, states.sums, states.rows, states.targets)
             self.store.put(key, kept)
-        return States(*kept, len(examples))
+        queries, sums, rows, targets = kept
+        return States(queries, sums, rows, targets, len(examples))
 
     @torch.no_grad()
     def _compute(self, examples: Sequence[Example]) -> States:
@@ -147,4 +154,3 @@ class AnswerCache:
     def right(self, states: States, correction: Correction | None = None) -> Tensor:
         """Whether all of a text's label positions are answered as wanted, [B] of booleans."""
         return acc(self.predicted(states, correction), states.targets, states.rows, states.texts) > 0
-

@@ -49,11 +49,13 @@ class Journal:
         self.folder, self.identity = folder, identity
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self.entries, lines, tensors = self._read()
+            self.entries, self._ends = self._read()
+            lines, tensors = self._ends[-1] if self._ends else (0, 0)
             self._lines = _opened(folder / LINES, lines)
             self._tensors = _opened(folder / TENSORS, tensors)
             if not lines:
                 self._write_line({"identity": identity})
+                self._ends = [(self._lines.tell(), 0)]
 
     def append(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Adds a request. Once it returns, a request with tensors outlasts a kill and a power cut.
@@ -92,15 +94,12 @@ class Journal:
             return None
 
     def forget_after(self, requests: int) -> None:
-        """Cuts off all entries but the first `requests`."""
-        kept = self.entries[:requests]
-        self.close()
+        """Cuts off all entries that were found but the first `requests`; to be called before anything is appended."""
+        self.entries, self._ends = self.entries[:requests], self._ends[: requests + 1]
         with explained(self.folder):
-            self._lines, self._tensors = _opened(self.folder / LINES, 0), _opened(self.folder / TENSORS, 0)
-            self._write_line({"identity": self.identity})
-        for record, tensors in kept:
-            self.append(record, tensors)
-        self.entries = kept
+            for file, end in zip((self._lines, self._tensors), self._ends[-1], strict=True):
+                file.truncate(end)
+                file.seek(end)
 
     def close(self) -> None:
         """Closes both logs."""
@@ -114,33 +113,35 @@ class Journal:
         else:
             self._lines.flush()
 
-    def _read(self) -> tuple[list[Entry], int, int]:
-        """All whole entries, and the lengths of both logs up to the last of them."""
+    def _read(self) -> tuple[list[Entry], list[tuple[int, int]]]:
+        """All whole entries, and the lengths of both logs after the first line and after each of them."""
         try:
             lines = (self.folder / LINES).read_bytes()
             tensors = (self.folder / TENSORS).read_bytes()
         except FileNotFoundError:
-            return [], 0, 0
-        found: list[Entry] = []
-        good, used = 0, 0
-        for number, line in enumerate(lines.splitlines(keepends=True)):
+            return [], []
+        entries: list[Entry] = []
+        ends: list[tuple[int, int]] = []
+        read, used = 0, 0
+        for line in lines.splitlines(keepends=True):
             try:
                 value = json.loads(line) if line.endswith(b"\n") else None
             except ValueError:
                 break
             if not isinstance(value, dict):
                 break
-            if number == 0:
+            if not ends:
                 if value.get("identity") != self.identity:
-                    return [], 0, 0
+                    return [], []
             else:
-                entry, used_now = _entry(value, tensors)
+                entry, end = _entry(value, tensors)
                 if entry is None:
                     break
-                found.append(entry)
-                used = used_now or used
-            good += len(line)
-        return found, good, used
+                entries.append(entry)
+                used = max(used, end)
+            read += len(line)
+            ends.append((read, used))
+        return entries, ends
 
 
 def _entry(line: Mapping[str, Any], tensors: bytes) -> tuple[Entry | None, int]:

@@ -12,7 +12,7 @@ Shape legend: B texts, T tokens, M label positions, D hidden size, F width of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
@@ -125,10 +125,8 @@ class PatchSite:
         with ExitStack() as stack:
             stack.callback(self.up.register_forward_pre_hook(lambda _, args: caught.append(args[0])).remove)
             stack.callback(self.tail[0].register_forward_pre_hook(reach).remove)
-            try:
+            with suppress(_Reached):
                 self.model.upper(batch, states)
-            except _Reached:
-                pass
         shape = (*batch.input_ids.shape, -1)
         queries, sums = (tensor.reshape(shape)[batch.rows, batch.columns] for tensor in caught)
         return queries, sums

@@ -53,20 +53,24 @@ def sign_flip_p(sums: NDArray[np.float64], seed: int = 0, inflation: float = 1.0
             signs = generator.integers(0, 2, (min(1000, SIMULATED - start), len(sizes)), dtype=np.int8) * 2.0 - 1.0
             hits += int((np.abs(signs @ sizes) >= observed - 1e-9).sum())
         return (1 + hits) / (1 + SIMULATED)
-    return _tail(np.bincount(sizes.astype(np.intp)), math.ceil(observed - 1e-9))
+    return _tail(np.bincount(sizes.astype(np.intp)), observed)
 
 
-def _tail(counts: NDArray[np.intp], observed: int) -> float:
-    """P(|sum| >= observed), where `counts[m]` terms are +m or -m."""
+def _tail(counts: NDArray[np.intp], observed: float) -> float:
+    """P(|sum| >= observed), where `counts[m]` terms are +m or -m.
+
+    All sums are even or all are odd; between two of them the probability is interpolated, lest a sum that is shrunk by
+    less than two counts for as much as before.
+    """
     reach = int((counts * np.arange(len(counts))).sum())
-    if observed <= 0:
-        return 1.0
     angles = 2 * np.pi * np.arange(2 * reach + 1) / (2 * reach + 1)
     spectrum = np.ones(len(angles))
     for size in np.flatnonzero(counts):
         spectrum *= np.cos(size * angles) ** int(counts[size])
-    mass = np.fft.ifft(spectrum).real[observed : reach + 1]
-    return float(np.clip(2 * mass.sum(), 2.0 ** (1 - counts.sum()), 1.0))
+    possible = np.arange(reach % 2, reach + 1, 2)
+    mass = np.fft.ifft(spectrum).real[possible]
+    tail = np.minimum(2 * np.cumsum(mass[::-1])[::-1], 1.0)
+    return float(np.clip(np.interp(observed, possible, tail), 2.0 ** (1 - counts.sum()), 1.0))
 
 
 def subject_sums(differences: NDArray[np.float64], subjects: Sequence[str]) -> NDArray[np.float64]:
