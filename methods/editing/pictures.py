@@ -32,7 +32,10 @@ MASKS_NOTE = (
     "other language is there (cosine). A bright row means that the languages share what l prefers, a dark one that l "
     "has a place of its own. One seed is shown, the first."
 )
-CURVES_NOTE = "Scores on the dev split; bands span the seeds. Training keeps the editor with the best succ."
+CURVES_NOTE = (
+    "Scores on the dev split; bands span the seeds. Training keeps the editor with the best succ. Each is validated in "
+    "the languages that it is trained in, so the height of a monolingual line (dashed) says nothing about others."
+)
 
 
 def distributions(outcome: EditorOutcome, codes: Sequence[str]) -> list[Figure]:

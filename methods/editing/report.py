@@ -167,7 +167,7 @@ def settings_table(outcome: EditorOutcome) -> Table:
 
 
 def _who(method: Method) -> list[object]:
-    return [method.editor_name, method.trained_in, "LiME" if method.mask == "lime" else "none"]
+    return [method.editor_name + (" with LiME" if method.mask == "lime" else ""), method.trained_in]
 
 
 def _scores(
@@ -197,7 +197,7 @@ def _beside(
 def _table(
     outcome: EditorOutcome, title: str, rows: Sequence[list[object]], *, split: bool = False, paper: bool = False
 ) -> Table:
-    columns = ["Editor", "Training", "Masks", "Acc"]
+    columns = ["Editor", "Training", "Acc"]
     columns += ["Acc own", "Acc others"] if split else []
     columns += ["Con", "Con all", "Succ"]
     columns += [f"Paper's {name}" for name in SCORES] if paper else []
@@ -214,7 +214,7 @@ def _table(
         title=title,
         columns=[columns[index] for index in kept],
         rows=[[row[index] for index in kept] for row in rows],
-        spare=[columns[index] for index in kept if columns[index] in ("Masks", "Acc own", "Con all")],
+        spare=[name for name in ("Acc own", "Con all") if name in (columns[index] for index in kept)],
         note=" ".join(notes),
     )
 
@@ -247,7 +247,6 @@ def _paper() -> Section:
                 columns=[
                     "Editor",
                     "Training",
-                    "Masks",
                     *(f"{task} {name}" for task in ("mLAMA", "XNLI") for name in SCORES),
                 ],
                 rows=rows,

@@ -198,16 +198,14 @@ class EditorStudy(Study[EditorSpec]):
         }
 
     def trials(self) -> Sequence[Trial]:
-        return [trial for trial, _ in self.planned()]
+        return [trial for trial, _ in sorted(self.planned(), key=lambda pair: (pair[0].stage, -pair[0].cost))]
 
     def planned(self) -> list[tuple[Trial, Cell | None]]:
-        """The trials with the cell of the grid that each stands for, most expensive first; None stands for the
-        classifier's."""
+        """The trials in the order of the grid, with the cell that each stands for; None stands for the classifier's."""
         found: list[tuple[Trial, Cell | None]] = [(self._trial(cell), cell) for cell in cells(self.spec)[0]]
-        found.sort(key=lambda pair: -pair[0].cost)
         if self.kind == "classifier" and self.spec.classifier is None:
             depends_on = {"study": [self.name, self.result_version], "classifier": self.classifier_hash}
-            cost = max((trial.cost for trial, _ in found), default=1.0)
+            cost = max(trial.cost for trial, _ in found)
             return [(Trial(CLASSIFIER, depends_on, cost), None), *found]
         return found
 

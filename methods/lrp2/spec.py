@@ -16,9 +16,14 @@ class LRP2Spec(SweepSpec):
     option_group: ClassVar[str] = "the layer search"
 
     model: str = Field("atlas-bert", description="built-in name, local folder or hub id; weights as safetensors")
-    facts: str = Field("atlas", description="atlas, mlama:<zip or folder>, bmlama:<tsv folder or archive> or hub:<id>")
+    facts: str = Field(
+        "atlas",
+        description="atlas, mlama:<zip or folder>, bmlama:<tsv folder or archive>, xfactr:<folder> or hub:<id>",
+    )
     pools: Path | None = Field(
-        None, description="candidate objects for mlama (mlama_objects.zip); default: the objects seen in the facts"
+        None,
+        description="candidate objects for mlama (mlama_objects.zip); default: the objects seen in the facts. For "
+        "xfactr: the published mLAMA, whose labels serve the languages other than English",
     )
     languages: tuple[str, ...] | None = Field(None, description="languages to search; default: all of the facts'")
     relations: tuple[str, ...] | None = Field(None, description="relations to use; default: all (mLAMA: T-REx)")

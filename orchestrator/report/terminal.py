@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -10,32 +11,46 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orchestrator.report.blocks import Table
+from orchestrator.report.blocks import Interval, Table
 from orchestrator.report.cells import cell_text, numeric_columns
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Prints title, rows, footer and note; where the terminal is too narrow, without some of the table's spare columns.
+    """Prints title, rows, footer and note.
 
-    Cells are shown as they are: brackets in them are not markup. Words of a column's name stand below each other and
-    numbers are never broken.
+    Where the terminal is too narrow some of the table's spare columns are left out; where that is not enough the
+    intervals are, and then columns again. Cells are shown as they are: brackets in them are not markup. Words of a
+    column's name stand below each other and numbers are never broken.
     """
     unbounded = console.options.update(max_width=10_000)
-    left_out: list[str] = []
-    grid = _grid(table, left_out)
-    for name in table.spare:
-        if console.measure(grid, options=unbounded).maximum <= console.width:
-            break
-        left_out.append(name)
-        grid = _grid(table, left_out)
-    console.print(grid)
-    for line in (table.note, f"Not shown for want of width: {', '.join(left_out)}." if left_out else ""):
+    ways = list(_narrower(table))
+    fitting = (way for way in ways if console.measure(_grid(way[0]), options=unbounded).maximum <= console.width)
+    shown, cut = next(fitting, ways[-1])
+    console.print(_grid(shown))
+    for line in (table.note, cut):
         if line:
             console.print(Text(line, style="dim"))
 
 
-def _grid(table: Table, left_out: Sequence[str]) -> RichTable:
-    """The table without these columns."""
+def _narrower(table: Table) -> Iterator[tuple[Table, str]]:
+    """The table, then narrower ones, each with a sentence that says what it leaves out."""
+    for plain in (False, True):
+        rows = [[cell.value if plain and isinstance(cell, Interval) else cell for cell in row] for row in table.rows]
+        for count in range(len(table.spare) + 1):
+            left_out = table.spare[:count]
+            what = [*left_out, *(["the brackets"] if plain else [])]
+            cut = f"Not shown for want of width: {', '.join(what)}." if what else ""
+            keep = [index for index, name in enumerate(table.columns) if name not in left_out]
+            narrower = replace(
+                table,
+                columns=[table.columns[index] for index in keep],
+                rows=[[row[index] for index in keep] for row in rows],
+                footer=[table.footer[index] for index in keep] if table.footer else (),
+            )
+            yield narrower, cut
+
+
+def _grid(table: Table) -> RichTable:
     grid = RichTable(
         title=Text(table.title, style="bold"),
         title_justify="left",
@@ -44,14 +59,13 @@ def _grid(table: Table, left_out: Sequence[str]) -> RichTable:
         show_edge=False,
         show_footer=bool(table.footer),
     )
-    keep = [index for index, name in enumerate(table.columns) if name not in left_out]
     numeric = numeric_columns(table)
-    for index in keep:
-        head = Text(table.columns[index].replace(" ", "\n"))
+    for index, name in enumerate(table.columns):
+        head = Text(name.replace(" ", "\n"))
         foot = _text(table, table.footer, index) if table.footer else ""
         grid.add_column(head, foot, justify="right" if numeric[index] else "left", no_wrap=numeric[index])
     for row in table.rows:
-        grid.add_row(*(_text(table, row, index) for index in keep))
+        grid.add_row(*(_text(table, row, index) for index in range(len(table.columns))))
     return grid
 
 

@@ -29,10 +29,8 @@ LEARNED = [name for name, editor in EDITORS.items() if editor.trainable]
 
 def editor_of(model: EditableModel, name: str = "mend", masks: bool = False, **options: Any) -> Editor:
     kind = EDITORS[name].Config
-    if "rank" in kind.model_fields:
-        options = {"rank": 8, **options}
-    if "edit_lr" in kind.model_fields:
-        options = {"edit_lr": 0.03, **options}
+    small = {"rank": 8, "edit_lr": 0.03, "encoder_hidden": 8, "condition_size": 8, "hidden": 8}
+    options = {**{name: value for name, value in small.items() if name in kind.model_fields}, **options}
     assert issubclass(kind, LearnedConfig)
     return build_editor(kind(**{"lr": 1e-3, "masks": masks, **options}), model, LANGUAGES)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from methods.editing.patches.cache import AnswerCache, States
 from methods.editing.patches.config import TuningConfig
-from methods.editing.patches.losses import task_loss
+from methods.editing.patches.losses import position_weights, task_loss
 from methods.editing.patches.site import PatchSite
 
 
@@ -71,13 +71,14 @@ def tune(
     up, down = (nn.Parameter(matrix.clone()) for matrix in (before.up, before.down))
     optimizer = torch.optim.Adam([up, down], lr=config.lr, fused=True)
     current = TunedFeedForward(cache.site, up, down)
+    weights = position_weights(states.rows, states.texts)
     done, right = 0, False
     for step in range(config.max_steps + 1):
         logits = cache.logits(states, current)
         right = bool((logits.argmax(-1) == states.targets).all())
         if right or step == config.max_steps:
             break
-        loss = task_loss(logits, states.targets, states.rows, states.texts, "none", 0.0)
+        loss = task_loss(logits, states.targets, weights, "none", 0.0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -106,12 +106,14 @@ class Tuning(Corrector):
 
     def kept(self, journal: Journal) -> int:
         found = journal.read_weights()
-        if found is None or found[1] > len(journal.entries):
-            return 0
-        weights, requests = found
-        placed = {name: tensor.to(self.cache.site.model.device) for name, tensor in weights.items()}
-        self.correction = TunedFeedForward.from_tensors(placed, self.cache.site)
-        return requests
+        known = 0
+        if found is not None and found[1] <= len(journal.entries):
+            weights, known = found
+            placed = {name: tensor.to(self.cache.site.model.device) for name, tensor in weights.items()}
+            self.correction = TunedFeedForward.from_tensors(placed, self.cache.site)
+        # Requests that were not edited left the matrices as they are.
+        later = (place for place in range(known, len(journal.entries)) if journal.entries[place][0]["edit"]["edited"])
+        return next(later, len(journal.entries))
 
     def written(self, journal: Journal, requests: int) -> None:
         journal.replace_weights(self.correction.to_tensors(), requests)

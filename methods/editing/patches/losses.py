@@ -14,8 +14,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.editing.losses import row_mean
-
 Confidence = Literal["entropy", "label smoothing", "none"]
 
 
@@ -30,11 +28,12 @@ def top_mean(values: Tensor, top: int, copies: int = 1) -> Tensor:
     if not values.numel():
         return values.sum()
     taken = min(-(-top // copies), values.numel())
-    largest = values.flatten().topk(taken).values
-    total = min(top, taken * copies)
-    weights = torch.full_like(largest, float(copies))
-    weights[-1] = total - (taken - 1) * copies
-    return (largest * weights).sum() / total
+    largest = values if taken == values.numel() else values.flatten().topk(taken, sorted=False).values
+    if top >= taken * copies or top % copies == 0:
+        return largest.mean()
+    # The smallest of them counts only as often as there is room for.
+    last = top - (taken - 1) * copies
+    return (copies * (largest.sum() - largest.min()) + last * largest.min()) / top
 
 
 def activation_loss(own: Tensor, *, margin: float = 0.0, top: int = 5, copies: int = 1) -> Tensor:
@@ -77,14 +76,24 @@ def memory_loss(
     return top_mean(relative, top, copies) + top_mean(absolute, top, copies)
 
 
-def task_loss(logits: Tensor, targets: Tensor, rows: Tensor, texts: int, confidence: Confidence, eps: float) -> Tensor:
-    """The loss of the wanted answers: the mean over texts of the mean over their label positions.
+def position_weights(rows: Tensor, texts: int) -> Tensor:
+    """What each label position counts, [M] in float64: all texts alike, and alike within a text.
+
+    Args:
+        rows: the text of each position, [M].
+        texts: how many.
+    """
+    counts = torch.bincount(rows, minlength=texts)
+    return 1 / (texts * counts[rows].double())
+
+
+def task_loss(logits: Tensor, targets: Tensor, weights: Tensor, confidence: Confidence, eps: float) -> Tensor:
+    """The loss of the wanted answers.
 
     Args:
         logits: [M, V].
         targets: [M].
-        rows: the text of each label position, [M].
-        texts: how many.
+        weights: what each position counts, from `position_weights`.
         confidence: "entropy": `eps` times the entropy of the prediction is taken off the cross-entropy, which rewards
             doubt (classifiers of the released code). "label smoothing": of its sequence models. "none": plain
             cross-entropy.
@@ -97,4 +106,4 @@ def task_loss(logits: Tensor, targets: Tensor, rows: Tensor, texts: int, confide
     elif confidence == "label smoothing":
         other = eps / (logits.shape[1] - 1)
         losses = (1 - eps - other) * losses - other * log_shares.sum(-1)
-    return row_mean(losses, rows, texts).mean()
+    return losses @ weights.to(losses)

@@ -15,34 +15,35 @@ from methods.editing.patches.neuron import PatchNeurons
 
 
 class Queries:
-    """Queries of K memories. The first ones are shared and never copied; others are appended, one edit at a time.
+    """Queries of K memories: those of the beginning, and others that are appended, one edit at a time.
 
     Attributes:
-        frozen: [K0, D], those of the beginning.
+        frozen: [K0, D], those of the beginning; shared by streams, never changed.
     """
 
     def __init__(self, frozen: Tensor) -> None:
         """`frozen`: [K0, D]; K0 may be 0."""
         self.frozen = frozen.detach()
-        self._appended = frozen.new_empty(0, frozen.shape[1])
-        self._number = 0
+        self._all = self.frozen
+        self._number = len(frozen)
 
     def __len__(self) -> int:
-        return len(self.frozen) + self._number
+        return self._number
 
     @property
-    def appended(self) -> Tensor:
-        """The queries that were appended, in that order."""
-        return self._appended[: self._number]
+    def all(self) -> Tensor:
+        """All queries, [K, D], the appended ones last."""
+        return self._all[: self._number]
 
     def append(self, queries: Tensor) -> None:
-        """Remembers further queries [*, D]; room is doubled when it is used up."""
+        """Remembers further queries [*, D]. Room for appended ones is doubled when it is used up."""
         needed = self._number + len(queries)
-        if needed > len(self._appended):
-            room = self.frozen.new_empty(max(needed, 2 * len(self._appended), 64), self.frozen.shape[1])
-            room[: self._number] = self.appended
-            self._appended = room
-        self._appended[self._number : needed] = queries.detach()
+        if needed > len(self._all):
+            first = len(self.frozen)
+            room = self.frozen.new_empty(first + max(64, 2 * (needed - first)), self.frozen.shape[1])
+            room[: self._number] = self.all
+            self._all = room
+        self._all[self._number : needed] = queries.detach()
         self._number = needed
 
     def nearest(self, neurons: PatchNeurons, top: int) -> Tensor:
@@ -51,14 +52,10 @@ class Queries:
         One matrix product over all memories, outside every graph.
         """
         with torch.no_grad():
-            parts = (self.frozen, self.appended)
-            excitement = torch.cat([part @ neurons.keys.T for part in parts])
-            chosen = excitement.topk(min(top, len(self)), dim=0, sorted=False).indices
-            found = self.frozen.new_empty(*chosen.shape, self.frozen.shape[1])
-            late = chosen >= len(self.frozen)
-            found[~late] = self.frozen[chosen[~late]]
-            found[late] = self.appended[chosen[late] - len(self.frozen)]
-            return found
+            if top >= self._number:
+                return self.all[:, None].expand(-1, len(neurons), -1)
+            chosen = (self.all @ neurons.keys.T).topk(top, dim=0, sorted=False).indices
+            return self.all[chosen]
 
 
 def excitement(neurons: PatchNeurons, queries: Tensor) -> Tensor:

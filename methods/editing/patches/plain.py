@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from methods.editing.examples import Encoded, Example
 from methods.editing.losses import acc
 from methods.editing.patches.config import PatchConfig, StreamConfig
-from methods.editing.patches.losses import task_loss
+from methods.editing.patches.losses import position_weights, task_loss
 from methods.editing.patches.mpn import VALUES, StreamEdit, decide
 from methods.editing.patches.neuron import NewPatches, PatchNeurons
 from methods.editing.patches.site import PatchSite
@@ -115,6 +115,8 @@ def _train(
     else:
         wrong = (logits.argmax(-1) != batch.targets)[:once].nonzero()[:, 0].tolist()[: config.max_patches]
         start, pairs = queries[wrong], list(enumerate(wrong))
+    if not pairs:
+        return site.empty(), 0
     patches = torch.tensor([patch for _ in range(copies) for patch, _ in pairs], dtype=torch.long)
     positions = torch.tensor([copy * once + place for copy in range(copies) for _, place in pairs], dtype=torch.long)
     new = NewPatches(start, site.activation, scale=config.value_scale, seed=seed)
@@ -129,7 +131,8 @@ def _train(
             logits, queries = _forward(site, batch)
         own = (queries @ new.keys.T + new.biases)[positions, patches]
         remembered = (memory @ new.keys.T + new.biases)[:, patches]
-        task = task_loss(logits, batch.targets, batch.rows, len(batch), confidence, config.eps)
+        weights = position_weights(batch.rows, len(batch))
+        task = task_loss(logits, batch.targets, weights, confidence, config.eps)
         activation = _top((config.activation_margin - own).exp(), config.activation_top)
         relative = _top((remembered - own + config.relative_margin).exp(), config.memory_top)
         absolute = _top((remembered - config.absolute_margin).exp(), config.memory_top)

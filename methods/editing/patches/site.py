@@ -24,7 +24,7 @@ from methods.editing.modules import choose_modules
 from methods.editing.patches.neuron import PatchNeurons
 from orchestrator.errors import UserError
 
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 
 class Correction(Protocol):
@@ -70,6 +70,9 @@ class PatchSite:
             batch = _probe(model)
             states = model.frozen(batch)
             self.activation, self.tail = self._trace(batch, states)
+            final = states[0, :1]
+            # The model's own head does the same, with more detours.
+            self._linear_head = not self.classifies and torch.equal(model.transform(final), final)
             self._check(batch, states)
 
     @property
@@ -88,16 +91,19 @@ class PatchSite:
         return len(self.model.unembedding[0])
 
     def feed_forward(self, queries: Tensor) -> Tensor:
-        """The unmodified FFN on states [*, D], [*, D]."""
-        output: Tensor = self.down(self.activation(self.up(queries)))
-        return output
+        """The unmodified FFN on states [*, D], [*, D]; no hook at its matrices is called."""
+        inner = self.activation(nn.functional.linear(queries, self.up.weight, self.up.bias))
+        return nn.functional.linear(inner, self.down.weight, self.down.bias)
 
     def finish(self, sums: Tensor) -> Tensor:
         """Logits [M, V] of residual plus FFN output at M label positions, [M, D]; differentiable."""
         states = sums[:, None]
         for module in self.tail:
             states = module(states)
-        return self.model.head(states.reshape(len(sums), -1))
+        states = states.flatten(1)
+        if self._linear_head:
+            return nn.functional.linear(states, *self.model.unembedding)
+        return self.model.head(states)
 
     def empty(self) -> PatchNeurons:
         """No patches, of the model's size, type and device."""

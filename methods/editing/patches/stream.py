@@ -135,11 +135,9 @@ class _Stream:
     ) -> None:
         self.cache, self.edits, self.config = cache, edits, config
         self.corrector = build_corrector(cache, memory, config)
-        texts = [text for edit in edits for text in edit.texts.values()]
-        self.texts = cache.states(texts)
-        self.places = {
-            place: number for number, place in enumerate((i, t) for i, e in enumerate(edits) for t in e.texts)
-        }
+        self.texts = cache.states([text for edit in edits for text in edit.texts.values()])
+        named = [(index, language) for index, edit in enumerate(edits) for language in edit.texts]
+        self.places = {name: place for place, name in enumerate(named)}
         self.by_edit = self.texts.split([len(edit.texts) for edit in edits])
         self.rephrasings = cache.states([text for edit in edits for text in edit.rephrasings])
         self.rephrasings_of = self.rephrasings.split([len(edit.rephrasings) for edit in edits])

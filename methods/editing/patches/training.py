@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from methods.editing.losses import acc
 from methods.editing.patches.cache import AnswerCache, States
 from methods.editing.patches.config import PatchConfig
-from methods.editing.patches.losses import Confidence, activation_loss, memory_loss, task_loss
+from methods.editing.patches.losses import Confidence, activation_loss, memory_loss, position_weights, task_loss
 from methods.editing.patches.memory import Memory, Queries, excitement
 from methods.editing.patches.neuron import NewPatches, PatchNeurons
 
@@ -175,6 +175,7 @@ class _Edit:
         self.cache, self.states, self.config = cache, states, config
         self.classifies = cache.site.classifies
         self.confidence = confidence_of(config, self.classifies)
+        self.weights = position_weights(states.rows, states.texts).to(states.sums.dtype)
         with torch.no_grad():
             self.sums = states.sums + before.gain(states.queries)
 
@@ -184,8 +185,7 @@ class _Edit:
 
     def loss(self, logits: Tensor) -> Tensor:
         """The task loss."""
-        states = self.states
-        return task_loss(logits, states.targets, states.rows, states.texts, self.confidence, self.config.eps)
+        return task_loss(logits, self.states.targets, self.weights, self.confidence, self.config.eps)
 
     def all_right(self, logits: Tensor) -> bool:
         """Whether every text is answered as wanted."""

@@ -1,12 +1,12 @@
 """Language groups: by family, and by resource level as the size of the language's Wikipedia.
 
 Xu et al. (2023, Table 1) average over Indo-European and other languages, and over high, medium and low resource by the
-number of Wikipedia articles, whose thresholds they do not give. Ours are `HIGH` and `MEDIUM`. They part mLAMA's 52
-languages into 16, 9 and 27, which is also the split that fits the paper's own averages best (a weighted mean of its
-three columns gives its last one to within rounding).
+number of Wikipedia articles, whose thresholds they do not give. Ours are `HIGH` and `MEDIUM`. They were chosen to fit:
+they part mLAMA's 52 languages into 16, 9 and 27, the sizes that make a weighted mean of the paper's three columns equal
+its average to within rounding. That says nothing about which languages the paper had in each group.
 
-Sources: families are the top-level families of Glottolog 5; article counts are the statistics that the Wikipedia
-editions give of themselves, read on 28 November 2025.
+Sources: families are the top-level families of Glottolog 5; article counts are rounded figures of the Wikipedia
+editions' own statistics as copied by others in November 2025. Counts change, so languages near a threshold do too.
 """
 
 from __future__ import annotations
