@@ -39,7 +39,7 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> FactStore:
 
 
 def test_every_kind_of_source_is_found_by_itself() -> None:
-    assert set(known_loaders()) == {"atlas", "bmlama", "hub", "mlama"}
+    assert set(known_loaders()) == {"atlas", "bmlama", "hub", "mlama", "xfactr"}
 
 
 @pytest.mark.parametrize(

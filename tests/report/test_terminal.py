@@ -51,8 +51,10 @@ def test_a_narrow_terminal_loses_spare_columns_and_is_told_which(outcome: Search
 
 
 def test_where_that_is_not_enough_the_brackets_go_first_and_columns_again() -> None:
-    table = Table("Editors", ["Editor", "Acc", "Con"], [["MEND", Interval(1, 0, 2), Interval(3, 2, 4)]], spare=["Con"])
+    table = Table(
+        "Editors", ["Editor", "Acc", "Con"], [["MEND", Interval(1.0, 0.0, 2.0), Interval(3.0, 2.0, 4.0)]], spare=["Con"]
+    )
     assert "MEND    1.0 [0.0, 2.0]  3.0 [2.0, 4.0]" in printed(table, 40)
-    assert "Not shown for want of width: Con." in printed(table, 24)
-    assert "MEND    1.0 3.0" in printed(table, 20)
-    assert "Not shown for want of width: the brackets." in " ".join(printed(table, 20).split())
+    narrow, narrower = (" ".join(printed(table, width).split()) for width in (24, 20))
+    assert "MEND 1.0 [0.0, 2.0] Not shown for want of width: Con." in narrow
+    assert "MEND 1.0 3.0 Not shown for want of width: the brackets." in narrower
