@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-# Logits of a tile stay in the processor's caches: about 512 states x 4,096 tokens.
-_STATES, _TOKENS = 512, 4096
+# Logits of a tile stay in the processor's caches: about 512 states x 2,048 tokens.
+_STATES, _TOKENS = 512, 2048
 
 
 class Partition(NamedTuple):
@@ -103,7 +103,7 @@ def _stream(hidden: Tensor, weight: Tensor, bias: Tensor | None, expected: bool)
         shares = logits.sub_(top[:, None]).exp_()
         total = total * shrink + shares.sum(1)
         if expected:
-            mean = torch.addmm(mean * shrink[:, None], shares, tile)
+            mean.mul_(shrink[:, None]).addmm_(shares, tile)
     return top + total.log(), mean / total[:, None], best
 
 
