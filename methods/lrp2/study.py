@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,6 @@ from orchestrator.study import Estimate, Study, Summary, Trial, TrialContext, Tr
 
 # Facts whose token ids are in memory at a time: a worker streams a language, it never holds it whole.
 FACTS_AT_ONCE = 2048
-ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,12 @@ class LRP2Study(Study[LRP2Spec]):
 
     def prepare(self) -> None:
         spec, problems = self.spec, Problems()
-        _collect(problems, lambda: check_model(spec.model))
-        description = None if problems.found else _collect(problems, lambda: describe_model(spec.model))
+        problems.collect(lambda: check_model(spec.model))
+        description = None if problems.found else problems.collect(lambda: describe_model(spec.model))
         if description is not None:
             self.description = description
-            _collect(problems, lambda: self._check_model(description))
-        source = _collect(problems, self._prepare_facts)
+            problems.collect(lambda: self._check_model(description))
+        source = problems.collect(self._prepare_facts)
         problems.raise_if_any()
         assert source is not None
         self.pivot_facts, self.facts = self._select(source)
@@ -122,7 +121,7 @@ class LRP2Study(Study[LRP2Spec]):
 
     def _check_model(self, description: ModelDescription) -> None:
         problems = Problems()
-        self.pairs = _collect(problems, lambda: parse_pairs(self.spec.pairs, description.num_layers)) or ()
+        self.pairs = problems.collect(lambda: parse_pairs(self.spec.pairs, description.num_layers)) or ()
         if self.spec.probe not in ("auto", description.kind):
             problems.add(
                 f"--probe {self.spec.probe} does not fit {self.spec.model}: {description.architecture} is a "
@@ -363,13 +362,3 @@ class LRP2Study(Study[LRP2Spec]):
 
     def summarize(self, results: Sequence[TrialResult]) -> Summary:
         return summarize_search(record_of(self), results)
-
-
-def _collect(problems: Problems, step: Callable[[], ValueT]) -> ValueT | None:
-    """The value of a step, or None with its mistakes kept, so that other steps can report theirs too."""
-    try:
-        return step()
-    except UserError as error:
-        for problem in error.problems:
-            problems.add(problem)
-        return None

@@ -39,7 +39,7 @@ from methods.lrp2.benchmark.timing import clocked_blocks, matrix_rate, peak_memo
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import Query
 from methods.lrp2.projection import Pair, all_pairs, parse_pairs
-from orchestrator.errors import Problems, UserError, did_you_mean
+from orchestrator.errors import Problems, did_you_mean
 
 NEAR_TIE = 1e-5
 
@@ -101,19 +101,11 @@ class Settings:
         if self.pools and not self.facts:
             problems.add("--pools goes with --facts: the built-in lengths have pools of their own")
         for name in set(self.against) & set(PEERS):
-            self._collect(problems, partial(check_peer, name))
-        self._collect(problems, partial(check_shape, self.shape))
+            problems.collect(partial(check_peer, name))
+        problems.collect(partial(check_shape, self.shape))
         if not self.facts:
-            self._collect(problems, partial(check_languages, self.languages))
+            problems.collect(partial(check_languages, self.languages))
         problems.raise_if_any()
-
-    @staticmethod
-    def _collect(problems: Problems, check: Callable[[], None]) -> None:
-        try:
-            check()
-        except UserError as error:
-            for problem in error.problems:
-                problems.add(problem)
 
 
 @dataclass
