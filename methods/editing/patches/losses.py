@@ -39,6 +39,9 @@ def top_mean(values: Tensor, top: int, copies: int = 1) -> Tensor:
 def activation_loss(own: Tensor, *, margin: float = 0.0, top: int = 5, copies: int = 1) -> Tensor:
     """l_a: the mean of the largest exp(margin - a). At the start, with a = 1 and no margin, 1/e.
 
+    Several patches of one edit all start at a = 1; which of them are among the `top` is then up to rounding, here as in
+    the released code.
+
     Args:
         own: pre-activation of every patch where it must answer, [P].
         margin: a is to be above it.

@@ -208,7 +208,7 @@ def test_tuned_matrices_in_the_model_give_the_cached_answers(small: World) -> No
 
 
 def test_patches_teach_what_was_wrong_and_stop_by_themselves(small: World, tmp_path: Path) -> None:
-    slow = PatchConfig(lr=0.02, max_steps=300, memory_top=7)
+    slow = PatchConfig(lr=0.02, max_steps=300, memory_weight=0.1)
     result = small.run(small.config(patches=slow), tmp_path, edits=small.edits[:3])
     edited = [record for record in result.records if record.edited]
     assert all(record.steps >= 125 and record.steps % 25 == 0 for record in edited)

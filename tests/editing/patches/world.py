@@ -35,7 +35,8 @@ FAMILIES = ("bert-classifier", "gpt-neox")
 """A classifier, patched at its first position, and a causal model, patched token by token. (In float64 throughout,
 unlike BLOOM, whose attention is float32 always, so that two ways to an answer agree closely.)"""
 
-QUICK = PatchConfig(max_steps=40, first_check=20, check_every=10, lr=0.05, memory_top=7)
+QUICK = PatchConfig(max_steps=40, first_check=20, check_every=10, lr=0.05, memory_top=7, activation_top=40)
+"""All activations are averaged: those of several patches start at 1, and rounding alone would choose the top."""
 
 
 class World:
