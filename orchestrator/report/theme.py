@@ -113,11 +113,6 @@ def draw_files(draw: Callable[[], MatplotlibFigure], trim: bool = True) -> tuple
     return _saved(figure, "png", trim), _saved(figure, "svg", trim)
 
 
-def draw_png(draw: Callable[[], MatplotlibFigure], trim: bool = True) -> bytes:
-    """The PNG of `draw_files` alone."""
-    return _saved(_drawn(draw), "png", trim)
-
-
 def draw_svg_addresses(draw: Callable[[], MatplotlibFigure]) -> tuple[str, str]:
     """The picture as two data addresses, for a light and a dark page."""
     light = _saved(_drawn(draw), "svg", trim=True, transparent=True)

@@ -23,7 +23,7 @@ from methods.editing.outcome import (
 from methods.editing.paper import TABLE_1, TABLE_2
 from methods.editing.report import cross_gain, headline, report_sections
 from orchestrator.report.blocks import Figure, HeatMaps, Interval, LinePlot, Table
-from orchestrator.report.theme import draw_png
+from orchestrator.report.theme import draw_files
 
 LANGUAGES = ("de", "en", "zh")
 
@@ -234,7 +234,7 @@ def test_the_distribution_is_drawn(outcome: EditorOutcome) -> None:
     for name in ("reach-en", "reach-all"):
         figure = pictures(outcome)[name]
         assert isinstance(figure, Figure)
-        assert draw_png(figure.draw).startswith(b"\x89PNG")
+        assert draw_files(figure.draw)[0].startswith(b"\x89PNG")
 
 
 def test_hyperparameters_are_listed_where_the_grid_varies_them(outcome: EditorOutcome) -> None:

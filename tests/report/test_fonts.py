@@ -120,7 +120,7 @@ def test_an_installed_font_is_found_by_its_letters(thai_font: str) -> None:
     assert "ไทย" in written(figure)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        theme.draw_png(lambda: draw_dotplot(plot("ไทย", "Deutsch")))
+        theme.draw_files(lambda: draw_dotplot(plot("ไทย", "Deutsch")))
 
 
 def strokes(text: str) -> list[int]:
@@ -131,7 +131,7 @@ def strokes(text: str) -> list[int]:
         figure.text(0.1, 0.4, text, fontsize=30)
         return figure
 
-    picture = Image.open(io.BytesIO(theme.draw_png(draw, trim=False))).convert("L")
+    picture = Image.open(io.BytesIO(theme.draw_files(draw, trim=False)[0])).convert("L")
     dark = (np.asarray(picture) < 128).any(axis=0)
     ends = np.flatnonzero(np.diff(dark.astype(int)))
     return [int(width) for width in (ends[1::2] - ends[::2])]
