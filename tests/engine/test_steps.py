@@ -51,6 +51,7 @@ def test_a_killed_worker_continues_from_its_checkpoint_in_the_same_run_and_in_th
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_a_killed_driver_costs_no_step(toy: ToySweep, undisturbed: list[object]) -> None:
     words = toy.options(rates="3", sleep=0.5)
     job = subprocess.Popen([sys.executable, str(JOB), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
