@@ -108,6 +108,6 @@ def test_the_shape_has_the_published_size() -> None:
 
 def test_a_gpu_that_is_not_there_is_said() -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("this machine has a GPU, so asking for one is no mistake")
     with pytest.raises(UserError, match="--device cpu"):
         Settings(device="cuda").check()

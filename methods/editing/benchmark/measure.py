@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import platform
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from methods.editing.examples import EditSample
 from methods.editing.gradients import LossWeights, fresh_stores, plain_gradients, step_gradients
 from methods.editing.model import EditableModel
 from methods.editing.store import FrozenStates
+from methods.instruments import peak_memory, wait
 from orchestrator.errors import Problems, did_you_mean
 
 NEW, KNOWN, PLAIN = "batch, new texts", "batch, known texts", "one by one"
@@ -227,34 +227,9 @@ def _alternate(what: str, contenders: Sequence[Contender], settings: Settings, s
             with peak_memory(settings.device) as peak:
                 start = time.perf_counter()
                 contender.answer = contender.run()
-                if settings.device == "cuda":
-                    torch.cuda.synchronize()
+                wait(settings.device)
                 contender.seconds.append(time.perf_counter() - start)
             contender.peak = max(contender.peak, peak())
-
-
-@contextmanager
-def peak_memory(device: str, every: float = 0.01) -> Iterator[Callable[[], int]]:
-    """The largest memory while the block ran, in bytes: of the process, or of tensors on a GPU."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        yield torch.cuda.max_memory_allocated
-        return
-    process, done = psutil.Process(), threading.Event()
-    largest = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal largest
-        while not done.wait(every):
-            largest = max(largest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield lambda: largest
-    finally:
-        done.set()
-        watcher.join()
 
 
 def _ratio(slow: Contender, fast: Contender) -> float:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.backbone import Backbone
+from methods.instruments import wall_seconds
 from methods.lrp2.benchmark.peers import PEERS, peer_scores
-from methods.lrp2.benchmark.timing import wall_seconds
 from methods.lrp2.naive import hits_of_scores, naive_scores
 from methods.lrp2.probes import Query
 from methods.lrp2.projection import Pair

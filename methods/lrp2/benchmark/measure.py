@@ -24,6 +24,7 @@ import torch
 import transformers
 
 from methods.backbone import Backbone
+from methods.instruments import peak_memory, wait, wall_seconds
 from methods.lrp2.benchmark.cases import (
     check_languages,
     check_shape,
@@ -35,7 +36,7 @@ from methods.lrp2.benchmark.cases import (
 )
 from methods.lrp2.benchmark.contenders import AGAINST, HITS, NAIVE, SCORES, Answer, Contender, Work
 from methods.lrp2.benchmark.peers import PEERS, check_peer
-from methods.lrp2.benchmark.timing import clocked_blocks, matrix_rate, peak_memory, wait, wall_seconds
+from methods.lrp2.benchmark.timing import clocked_blocks, matrix_rate
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import Query
 from methods.lrp2.projection import Pair, all_pairs, parse_pairs

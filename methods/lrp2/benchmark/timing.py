@@ -1,59 +1,19 @@
-"""Instruments: wall and CPU time, peak memory, the time inside blocks, and the rate of matrix products."""
+"""Instruments of the layer search: the time inside blocks, and the rate of matrix products."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from methods.backbone import Backbone
-
-
-def wall_seconds(device: str, work: Callable[[], Any]) -> float:
-    """Seconds of a piece of work on a device, all that it queued there included."""
-    wait(device)
-    start = time.perf_counter()
-    work()
-    wait(device)
-    return time.perf_counter() - start
-
-
-def wait(device: str) -> None:
-    """Until a GPU has done what it was given; a CPU is never behind."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-@contextmanager
-def peak_memory(device: str, every: float = 0.005) -> Iterator[Callable[[], int]]:
-    """The largest memory while the block ran, in bytes: of the process, or of tensors on a GPU."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        yield torch.cuda.max_memory_allocated
-        return
-    process, done = psutil.Process(), threading.Event()
-    largest = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal largest
-        while not done.wait(every):
-            largest = max(largest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield lambda: largest
-    finally:
-        done.set()
-        watcher.join()
+from methods.instruments import wait, wall_seconds
 
 
 @contextmanager
