@@ -37,35 +37,23 @@ class LanguageFacts:
     warnings: Sequence[str] = ()
 
 
-class Loader(ABC):
-    """Reads one kind of source. A new kind is one file in this folder with one subclass; nothing else changes.
-
-    The life of a loader:
-
-    1. ``Loader(location, pools)`` is made from an address ``<kind>:<location>``; it must not read anything yet.
-    2. ``inputs()`` names the files whose bytes decide the result. If shards for these bytes exist, that was all.
-    3. ``load()`` yields one language after the other, each once. Facts need no order; exact repetitions are dropped
-       afterwards. Mistakes in the source go to ``problem()``: all of them are shown at once and nothing is kept.
+class Source(ABC):
+    """What loaders of facts and of labelled texts have in common: an address, input files, and mistakes shown at once.
 
     Class attributes:
         kind: the word before the colon.
         form: how an address is written, for messages and help.
-        version: raised whenever the same bytes would now load as other facts; part of the content address.
-        endings: of a folder, only files whose names end like this are read.
-        takes_pools: whether object lists, or labels of other languages, may be given beside the facts.
+        version: raised whenever the same bytes would now load as something else; part of the content address.
         needs_location: whether something must follow the kind.
     """
 
     kind: ClassVar[str]
     form: ClassVar[str]
     version: ClassVar[int]
-    endings: ClassVar[tuple[str, ...]] = ("",)
-    takes_pools: ClassVar[bool] = False
     needs_location: ClassVar[bool] = True
 
-    def __init__(self, location: str, pools: Path | None = None) -> None:
+    def __init__(self, location: str) -> None:
         self.location = location
-        self.pools = pools
         self.problems = Problems()
 
     @property
@@ -77,16 +65,39 @@ class Loader(ABC):
     def inputs(self) -> Sequence[Path]:
         """The files and folders read. Raises UserError if one is missing."""
 
-    @abstractmethod
-    def load(self) -> Iterator[LanguageFacts]:
-        """Yields every language of the source. Raises UserError for what makes further reading useless."""
-
     def problem(self, text: str) -> None:
         """Notes a mistake in the source and goes on, up to MOST_PROBLEMS of them."""
         self.problems.add(text)
         if len(self.problems.found) == MOST_PROBLEMS:
             self.problems.add("Reading stopped here; there may be more mistakes like these.")
             self.problems.raise_if_any()
+
+
+class Loader(Source):
+    """Reads one kind of source. A new kind is one file in this folder with one subclass; nothing else changes.
+
+    The life of a loader:
+
+    1. ``Loader(location, pools)`` is made from an address ``<kind>:<location>``; it must not read anything yet.
+    2. ``inputs()`` names the files whose bytes decide the result. If shards for these bytes exist, that was all.
+    3. ``load()`` yields one language after the other, each once. Facts need no order; exact repetitions are dropped
+       afterwards. Mistakes in the source go to ``problem()``: all of them are shown at once and nothing is kept.
+
+    Class attributes, beside those of every `Source`:
+        endings: of a folder, only files whose names end like this are read.
+        takes_pools: whether object lists, or labels of other languages, may be given beside the facts.
+    """
+
+    endings: ClassVar[tuple[str, ...]] = ("",)
+    takes_pools: ClassVar[bool] = False
+
+    def __init__(self, location: str, pools: Path | None = None) -> None:
+        super().__init__(location)
+        self.pools = pools
+
+    @abstractmethod
+    def load(self) -> Iterator[LanguageFacts]:
+        """Yields every language of the source. Raises UserError for what makes further reading useless."""
 
 
 def existing(*paths: Path | None) -> list[Path]:
