@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,24 +11,12 @@ import pytest
 
 from jobs import editor_sweep
 from orchestrator.cli import main
+from tests.jobs import run_job
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     *("--languages", "en,de", "--editors", "mend", "--seeds", "1", "--lr", "1e-3", "--steps", "4"),
     *("--edits-per-step", "4", "--validate-every", "2", "--validation-edits", "3", "--test-edits", "4"),
 )
-
-
-def job(home: Path, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Runs the job in a process of its own, as its users do."""
-    return subprocess.run(
-        [sys.executable, "jobs/editor_sweep.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "BABELSWEEP_HOME": str(home), "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(home: Path) -> subprocess.CompletedProcess[str]:
-    done = job(home, "--name", "small", *SMALL)
+    done = run_job("editor_sweep.py", home, "--name", "small", *SMALL)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -65,14 +51,14 @@ class TestSweep:
 
     def test_running_it_again_reuses_everything(self, first: subprocess.CompletedProcess[str], home: Path) -> None:
         before = json.loads((home / "small" / "summary.json").read_text())
-        again = job(home, "--name", "small", *SMALL)
+        again = run_job("editor_sweep.py", home, "--name", "small", *SMALL)
         assert again.returncode == 0, again.stderr
         after = json.loads((home / "small" / "summary.json").read_text())
         assert (after["trials"]["done"], after["trials"]["reused"]) == (0, 2)
         assert after["methods"] == before["methods"]
 
     def test_a_dry_run_says_what_it_would_take_and_writes_nothing(self, home: Path) -> None:
-        planned = job(home, "--name", "planned", "--dry-run", *SMALL, "--edit-languages", "de")
+        planned = run_job("editor_sweep.py", home, "--name", "planned", "--dry-run", *SMALL, "--edit-languages", "de")
         assert planned.returncode == 0, planned.stderr
         assert "mend cross de none" in planned.stdout
         assert "a step" in planned.stdout

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,21 +14,9 @@ import pytest
 
 from jobs import lrp2_sweep
 from orchestrator.cli import main
+from tests.jobs import run_job
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--languages", "de,zh", "--relations", "P361", "--split", "withheld", "--max-facts", "30")
-
-
-def job(home: Path, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Runs the job in a process of its own, as its users do."""
-    return subprocess.run(
-        [sys.executable, "jobs/lrp2_sweep.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "BABELSWEEP_HOME": str(home), "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(home: Path) -> subprocess.CompletedProcess[str]:
-    done = job(home, "--name", "small", *SMALL)
+    done = run_job("lrp2_sweep.py", home, "--name", "small", *SMALL)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -72,7 +58,7 @@ class TestSweep:
     ) -> None:
         before = json.loads((home / "small" / "summary.json").read_text())
         runs = tracked(home)
-        again = job(home, "--name", "small", *SMALL)
+        again = run_job("lrp2_sweep.py", home, "--name", "small", *SMALL)
         assert again.returncode == 0, again.stderr
         after = json.loads((home / "small" / "summary.json").read_text())
         assert after["trials"] == {"planned": 3, "done": 0, "reused": 3, "failed": 0}
@@ -80,7 +66,7 @@ class TestSweep:
         assert tracked(home) == runs
 
     def test_sweeps_can_be_compared_in_mlflow(self, first: subprocess.CompletedProcess[str], home: Path) -> None:
-        other = job(home, "--name", "bloom", *SMALL, "--model", "atlas-bloom")
+        other = run_job("lrp2_sweep.py", home, "--name", "bloom", *SMALL, "--model", "atlas-bloom")
         assert other.returncode == 0, other.stderr
         rows = [(params["model"], params["language"]) for params, _ in tracked(home).values() if "language" in params]
         assert sorted(rows) == [(m, lang) for m in ("atlas-bert", "atlas-bloom") for lang in ("de", "zh")]

@@ -51,16 +51,37 @@ def load_backbone(
     folder = resolve(address)
     check_folder(folder, address)
     kind, config = _configuration(folder, address)
+    needed = "every score meaningless. Pass a model that was saved with its language-model head."
+    model, tokenizer = read_model(_AUTO[kind], folder, address, needed, dtype=dtype, config=config)
+    _check_tokenizer(tokenizer, model, address)
+    return view_model(model.to(device), tokenizer, prefer)
+
+
+def read_model(
+    auto: Any, folder: Path, address: str, needed: str, *, dtype: torch.dtype, **more: Any
+) -> tuple[Any, Any]:
+    """A model and its tokenizer, from a folder that `check_folder` has passed.
+
+    Args:
+        auto: the transformers class to load with, such as ``AutoModelForMaskedLM``.
+        folder, address: where it lies, and how the user named it.
+        needed: ends the message about weights that the files lack: what they would make, and the way out.
+        dtype: of the weights.
+        more: passed on to transformers.
+
+    Raises:
+        UserError: the files cannot be read, or some weights are not in them.
+    """
     try:
         with _without_progress_bars():
-            model, loaded = _AUTO[kind].from_pretrained(
+            model, loaded = auto.from_pretrained(
                 folder,
-                config=config,
                 dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                **more,
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except _LOADING_ERRORS as error:
@@ -72,11 +93,9 @@ def load_backbone(
         missing = sorted(loaded["missing_keys"])
         raise UserError(
             f"Model {address!r}: {len(missing)} weights of {type(model).__name__} are not in its files, first "
-            f"{missing[0]}; they would be random and every score meaningless. Pass a model that was saved with its "
-            "language-model head."
+            f"{missing[0]}; they would be random and {needed}"
         )
-    _check_tokenizer(tokenizer, model, address)
-    return view_model(model.to(device), tokenizer, prefer)
+    return model, tokenizer
 
 
 def view_model(model: Any, tokenizer: Any, prefer: Preference = "fast") -> Backbone:

@@ -14,14 +14,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from methods.backbone import load_backbone
 from methods.backbone.addresses import check_folder, resolve
 from methods.backbone.generic import first_tensor, replaced_forward
+from methods.backbone.loading import read_model
 from methods.backbone.structure import find_blocks, max_length
 from methods.editing.examples import Encoded, Example, Kind, encode
 from methods.editing.modules import EditedModule, choose_modules
@@ -31,9 +31,6 @@ from orchestrator.errors import UserError
 STORE_BYTES = 512 * 2**20
 # Relative to the largest logit; anything structural is far above rounding.
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
-
-# What transformers and safetensors raise for files that do not fit together.
-_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
 class EditableModel:
@@ -357,25 +354,6 @@ def _two_texts(hf: Any) -> tuple[Tensor, Tensor]:
 def _load_classifier(address: str, dtype: torch.dtype, device: str) -> tuple[object, object]:
     folder = resolve(address)
     check_folder(folder, address)
-    try:
-        hf, loaded = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except _LOADING_ERRORS as error:
-        raise UserError(
-            f"Model {address!r} could not be read as a classifier from {folder}: {str(error).splitlines()[0]} Check "
-            "that all its files belong together and are complete."
-        ) from error
-    if loaded["missing_keys"]:
-        missing = sorted(loaded["missing_keys"])
-        raise UserError(
-            f"Model {address!r}: {len(missing)} weights of {type(hf).__name__} are not in its files, first "
-            f"{missing[0]}; they would be random and every class meaningless. Pass a classifier that is trained."
-        )
+    needed = "every class meaningless. Pass a classifier that is trained."
+    hf, tokenizer = read_model(AutoModelForSequenceClassification, folder, address, needed, dtype=dtype)
     return hf.to(device), tokenizer
