@@ -42,7 +42,7 @@ lint: $(STAMP)
 
 test: lint
 	@echo "Tests ..."
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow

@@ -37,6 +37,16 @@ EDITING_EXAMPLES = """examples:
   python jobs/benchmark.py editing --task classifier --editor knowledge-editor --json editing.json
   python jobs/benchmark.py editing --shape small --edits 8 --repeats 1"""
 
+PATCHING = """\
+Patch neurons: a stream of edits on cached inputs against the plain loop, which runs the whole model for every step of
+every patch and for every answer, on the same requests in turn. Models have published sizes and random weights, or come
+from a folder; nothing is downloaded. Many edits also show how memory grows in the course of a stream."""
+
+PATCHING_EXAMPLES = """examples:
+  python jobs/benchmark.py patching --threads 2
+  python jobs/benchmark.py patching --shape models/claims-classifier --edits 20 --json patching.json
+  python jobs/benchmark.py patching --shape small --edits 1000 --steps 100 --memory 2000 --repeats 1"""
+
 EXAMPLES = """examples:
   python jobs/benchmark.py layer-search --shape mbert --threads 2
   python jobs/benchmark.py layer-search --shape bloom-560m --queries 4 --repeats 3 --json bloom.json
@@ -50,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(description=__doc__)
     commands = top.add_subparsers(dest="benchmark", required=True)
     _editing_options(commands)
+    _patching_options(commands)
     layer_search = commands.add_parser(
         "layer-search",
         help="the lattice against one forward pass per layer pair",
@@ -111,9 +122,31 @@ def _editing_options(commands: Any) -> None:
     add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
 
 
+def _patching_options(commands: Any) -> None:
+    patching = commands.add_parser(
+        "patching",
+        help="patch neurons on cached inputs against the plain loop",
+        description=PATCHING,
+        epilog=PATCHING_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = patching.add_argument
+    add("--shape", default="mbert", help="mbert, small to try it out, or a model folder; default: mbert")
+    add("--edits", type=int, default=8, metavar="N", help="requests of the stream; default: 8")
+    add("--plain-edits", type=int, default=2, metavar="N", help="requests of the plain loop; default: 2")
+    add("--steps", type=int, default=150, metavar="N", help="optimizer steps of an edit at most; default: 150")
+    add("--memory", type=int, default=40_000, metavar="N", help="states that patches are silent on; default: 40000")
+    add("--texts", type=int, default=256, metavar="N", help="texts of a point of the accuracy curve; default: 256")
+    add("--repeats", type=int, default=2, metavar="N", help="runs of every contender, in turn; default: 2")
+    add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
+
+
 def run(console: Console, errors: Console, signals: StopSignals) -> int:
     options = parser().parse_args()
-    return {"layer-search": run_layer_search, "editing": run_editing}[options.benchmark](options, console, errors)
+    jobs = {"layer-search": run_layer_search, "editing": run_editing, "patching": run_patching}
+    return jobs[options.benchmark](options, console, errors)
 
 
 def run_editing(options: argparse.Namespace, console: Console, errors: Console) -> int:
@@ -136,6 +169,27 @@ def run_editing(options: argparse.Namespace, console: Console, errors: Console) 
     )
     result = run_benchmark(settings, lambda text: say(errors, text))
     return _show(result, lambda: tables(result), lambda: sentence(result), options.json, console)
+
+
+def run_patching(options: argparse.Namespace, console: Console, errors: Console) -> int:
+    import torch
+
+    from methods.editing.benchmark import PatchingSettings, patching_sentence, patching_tables
+    from methods.editing.benchmark import run_patching as measure
+
+    settings = PatchingSettings(
+        shape=options.shape,
+        edits=options.edits,
+        plain_edits=options.plain_edits,
+        steps=options.steps,
+        memory=options.memory,
+        texts=options.texts,
+        repeats=options.repeats,
+        threads=options.threads,
+        device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    result = measure(settings, lambda text: say(errors, text))
+    return _show(result, lambda: patching_tables(result), lambda: patching_sentence(result), options.json, console)
 
 
 def run_layer_search(options: argparse.Namespace, console: Console, errors: Console) -> int:

@@ -8,22 +8,20 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 
 from orchestrator.console import command, in_ray_job, say
 from orchestrator.errors import UserError
-from orchestrator.spec import Request, SweepSpec, parse_command_line, spec_to_yaml
+from orchestrator.spec import Request, SpecTypes, parse_command_line, spec_to_yaml
 from orchestrator.study import Study
 from orchestrator.workspace import Workspace, sweep_name, usable_root
 
-SpecT = TypeVar("SpecT", bound=SweepSpec)
-
 
 def main(
-    spec_type: type[SpecT],
-    study: Callable[[SpecT, Path], Study[Any]],
+    spec_types: SpecTypes,
+    study: Callable[[Any, Path], Study[Any]],
     *,
     description: str,
     examples: Sequence[str] = (),
@@ -32,7 +30,7 @@ def main(
     """Runs a study from the command line.
 
     Args:
-        spec_type: the study's specification; its fields are the options.
+        spec_types: the study's specification; its fields are the options. Of a job with several studies, one for each.
         study: makes the study from a specification and the cache folder. A study's class will do; a function that
             imports it first keeps ``--help`` fast.
         description: what the job does, for ``--help``.
@@ -47,7 +45,7 @@ def main(
 
     def run(console: Console, errors: Console, signals: StopSignals) -> int:
         prog = f"python {sys.argv[0]}"
-        request = parse_command_line(spec_type, arguments, description=description, examples=examples, prog=prog)
+        request = parse_command_line(spec_types, arguments, description=description, examples=examples, prog=prog)
         return _start(request, study, command(arguments), console, errors, signals)
 
     return guarded(run, command(arguments))
@@ -89,8 +87,8 @@ def _start(
     """Everything after the command line has been understood. Imports are here to keep ``--help`` and mistakes fast."""
     from orchestrator import ray_session, tracking
     from orchestrator.finish import finish
-    from orchestrator.placement import place
     from orchestrator.plan import show_plan
+    from orchestrator.planner import make_plan
     from orchestrator.results import save_text
     from orchestrator.sweep import run_sweep
 
@@ -103,6 +101,7 @@ def _start(
     root = usable_root(spec.output)
     uri = tracking.tracking_uri(spec.tracking, root)
     study = make_study(spec, root / "cache")
+    study.only_plan = request.dry_run
     workspace = Workspace(root, sweep_name(request, study.name))
     say(console, f"Preparing {workspace.name} ...")
     study.prepare()
@@ -110,10 +109,11 @@ def _start(
         say(errors, f"Warning: {warning}")
     trials = list(study.trials())
     with ray_session.reachable_nodes(spec) as nodes:
-        placement = place(spec, nodes, len(trials), study.memory_bytes())
+        plan = make_plan(spec, nodes, study.needs(), [trial.cost for trial in trials], study.placements)
         if request.dry_run:
-            show_plan(study, trials, workspace, placement, nodes, console)
+            show_plan(study, trials, workspace, plan, nodes, console)
             return 0
+        placement = plan.placement
         with workspace.locked():
             resolved = spec.model_copy(update={"name": workspace.name, "output": root})
             save_text(workspace.folder / "spec.yaml", spec_to_yaml(resolved))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ from rich.console import Console
 
 from orchestrator import tracking
 from orchestrator.console import command, duration, say
+from orchestrator.publish import asked, publish, track
 from orchestrator.report.blocks import Section, Table
-from orchestrator.results import FailedTrial, SweepOutcome, document, provenance, write_json, write_table
-from orchestrator.spec import ENGINE_FIELDS
+from orchestrator.results import FailedTrial, SweepOutcome, document, provenance
 from orchestrator.study import StoppedTrial, Study, Summary, Trial
 from orchestrator.workspace import Workspace
 
@@ -54,9 +55,6 @@ def finish(
 
 
 def _write(study: Study[Any], workspace: Workspace, outcome: SweepOutcome, summary: Summary, again: str) -> None:
-    from orchestrator.report.render import render_report
-
-    folder = workspace.folder
     sections = [*summary.sections]
     if outcome.stopped:
         rows = [[stopped.trial.label, stopped.step, _metrics(stopped)] for stopped in outcome.stopped]
@@ -69,16 +67,14 @@ def _write(study: Study[Any], workspace: Workspace, outcome: SweepOutcome, summa
         rows += [["", warning] for warning in warnings]
         text = "What was left out or went wrong; the results above do without it."
         sections.append(Section("Warnings", text, [Table("Warnings", ["trial", "what happened"], rows)]))
-    render_report(
-        folder,
+    publish(
+        workspace.folder,
+        dataclasses.replace(summary, sections=sections),
+        document(study, workspace.name, outcome),
         title=workspace.name,
-        headline=summary.headline,
-        sections=sections,
-        provenance=provenance(study, outcome, again, folder),
-        commands=[again, command(["--config", str(folder / "spec.yaml")])],
+        facts=provenance(study, outcome, again),
+        commands=[again, command(["--config", str(workspace.folder / "spec.yaml")])],
     )
-    write_table(folder / "summary.parquet", summary.table)
-    write_json(folder / "summary.json", document(study, workspace.name, outcome, summary.document))
 
 
 def _print(summary: Summary, outcome: SweepOutcome, workspace: Workspace, console: Console) -> None:
@@ -114,17 +110,17 @@ def _track(
     errors: Console,
 ) -> None:
     """Sends the sweep to MLflow; a server that does not take it costs a warning, never a sweep."""
-    asked = study.spec.model_dump(mode="json", exclude_none=True, exclude=set(ENGINE_FIELDS))
-    params = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in asked.items()}
-    params |= {"study": study.name, **study.describe()}
-    tracking.write_tracking(workspace.folder, study.name, trials, summary, params, len(outcome.failed))
+    params = asked(study.spec) | {"study": study.name, **study.describe()}
+    failed = len(outcome.failed)
+    refused = track(workspace.folder, study.name, trials, summary, params, uri, failed=failed)
     if uri == tracking.OFF:
         return
-    try:
-        tracking.send(workspace.folder, uri)
-    except tracking.TrackingUnavailable as error:
+    if refused:
         later = command([str(workspace.folder), "--tracking", uri], script=TRACK_SCRIPT)
-        say(errors, f"Warning: MLflow at {uri} did not take the runs ({error}). The results are complete without them.")
+        say(
+            errors,
+            f"Warning: MLflow at {uri} did not take the runs ({refused}). The results are complete without them.",
+        )
         say(errors, f"Send them later: {later}")
         return
     if uri.startswith("http"):

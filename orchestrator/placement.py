@@ -13,7 +13,10 @@ import psutil
 from orchestrator.errors import Problems
 from orchestrator.spec import SweepSpec
 
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 USABLE_MEMORY = 0.8
+GPU_SHARE = 0.9
+"""Of a GPU's memory; the rest is left to CUDA itself."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,26 @@ class Placement:
         gpus: GPUs of one trial.
         concurrent: trials at a time.
         memory: bytes of one trial; of its GPU where it has one.
+        kind: how a trial's model lies: ``"single"``, ``"dispatch"``, ``"stream"`` or ``"zero3"``.
+        workers: processes of one trial, each with these cores, GPUs and bytes.
     """
 
     cpus: int
     gpus: float
     concurrent: int
     memory: int
+    kind: str = "single"
+    workers: int = 1
 
     def __str__(self) -> str:
-        device = f" and {self.gpus:g} GPU" if self.gpus else ""
+        gpus = f", {self.gpus:g} GPU{'s' if self.gpus > 1 else ''}" if self.gpus else ""
         cores = "core" if self.cpus == 1 else "cores"
-        return f"{self.concurrent} at a time, each with {self.cpus} {cores}{device} and {in_bytes(self.memory)}"
+        each = f"{self.workers} processes, each with" if self.workers > 1 else "with"
+        how = {"dispatch": ", dispatched over its GPUs", "stream": ", streamed", "zero3": ", sharded with ZeRO-3"}
+        memory = in_bytes(self.memory) + (" on each" if self.gpus > 1 else "")
+        return (
+            f"{self.concurrent} at a time, each {each} {self.cpus} {cores}{gpus} and {memory}{how.get(self.kind, '')}"
+        )
 
 
 def in_bytes(count: float) -> str:
@@ -61,10 +73,10 @@ def this_machine(with_gpus: bool) -> Node:
     """The machine this process runs on, within the limits of its container.
 
     Args:
-        with_gpus: also count GPUs, which imports torch.
+        with_gpus: also count GPUs, which imports torch where a GPU's driver is there.
     """
     gpus, gpu_memory = 0, 0
-    if with_gpus:
+    if with_gpus and any(Path(device).exists() for device in GPU_DRIVERS):
         import torch
 
         gpus = torch.cuda.device_count()
@@ -82,7 +94,16 @@ def cluster_nodes(nodes: Sequence[dict[str, Any]]) -> list[Node]:
     return found
 
 
-def place(spec: SweepSpec, nodes: Sequence[Node], planned: int, trial_memory: int) -> Placement:
+def place(
+    spec: SweepSpec,
+    nodes: Sequence[Node],
+    planned: int,
+    trial_memory: int,
+    *,
+    way: str = "single",
+    gpus: float | None = None,
+    workers: int = 1,
+) -> Placement:
     """Shares the nodes out among the trials.
 
     The shares depend on the whole grid, not on what of it is still to do, so a sweep that is continued computes with
@@ -92,7 +113,10 @@ def place(spec: SweepSpec, nodes: Sequence[Node], planned: int, trial_memory: in
         spec: what the user asked for.
         nodes: the machine, or the nodes of the cluster.
         planned: trials of the grid.
-        trial_memory: bytes that one trial needs at least.
+        trial_memory: bytes that one process of a trial needs at least, on each of its GPUs where it has any.
+        way: how the trial's model lies.
+        gpus: of one process of a trial; by default what the user asked for, else none.
+        workers: processes of one trial.
 
     Raises:
         UserError: what was asked for does not fit on any node, with numbers and the way out.
@@ -105,12 +129,14 @@ def place(spec: SweepSpec, nodes: Sequence[Node], planned: int, trial_memory: in
         gpu_memory=max(node.gpu_memory for node in nodes),
     )
     where = "this machine has" if len(nodes) == 1 else "the largest node has"
-    _check_request(spec, largest, where, problems)
+    if gpus is None:
+        gpus = spec.gpus_per_trial or 0.0
+    on_gpu = gpus > 0
+    _check_request(spec, gpus, largest, where, problems)
     problems.raise_if_any()
 
-    on_gpu = spec.gpus_per_trial > 0
     if on_gpu:
-        usable = int(largest.gpu_memory * 0.9 * min(spec.gpus_per_trial, 1) or largest.memory)
+        usable = int(largest.gpu_memory * GPU_SHARE * min(gpus, 1) or largest.memory)
     else:
         usable = int(largest.memory * USABLE_MEMORY)
     need = max(spec.memory or 0, trial_memory)
@@ -131,28 +157,30 @@ def place(spec: SweepSpec, nodes: Sequence[Node], planned: int, trial_memory: in
         def on(node: Node) -> int:
             limits = [node.cores // cpus]
             if on_gpu:
-                limits.append(int(node.gpus / spec.gpus_per_trial + 1e-9))
+                limits.append(int(node.gpus / gpus + 1e-9))
             elif need:
                 limits.append(int(node.memory * USABLE_MEMORY) // need)
             return min(limits)
 
-        return sum(on(node) for node in nodes)
+        return sum(on(node) for node in nodes) // workers
 
     most = max(1, min(slots(spec.cpus_per_trial or 1), max(planned, 1)))
+    if way == "stream" and not on_gpu and not spec.memory:
+        most = min(most, len(nodes))  # the more memory a trial has, the larger its tiles and the less it reads
     concurrent = spec.concurrent or most
     cpus = spec.cpus_per_trial or _widest(concurrent, slots, largest.cores)
     if concurrent > slots(cpus):
         cores = sum(node.cores for node in nodes)
         problems.add(
             f"{concurrent} trials at a time do not fit: with {cpus} core(s)"
-            + (f", {spec.gpus_per_trial:g} GPU(s)" if on_gpu else "")
+            + (f", {gpus:g} GPU(s)" if on_gpu else "")
             + (f" and {in_bytes(need)} each" if need else " each")
             + f" there is room for {slots(cpus)} on {cores} core(s). Lower --concurrent or leave it out."
         )
     problems.raise_if_any()
-    per_node = -(-concurrent // len(nodes))
+    per_node = -(-concurrent * workers // len(nodes))
     memory = int(spec.memory or (usable if on_gpu else min(node.memory for node in nodes) * USABLE_MEMORY / per_node))
-    return Placement(cpus=cpus, gpus=spec.gpus_per_trial, concurrent=concurrent, memory=max(memory, need))
+    return Placement(cpus=cpus, gpus=gpus, concurrent=concurrent, memory=max(memory, need), kind=way, workers=workers)
 
 
 def _widest(concurrent: int, slots: Callable[[int], int], cores: int) -> int:
@@ -160,20 +188,20 @@ def _widest(concurrent: int, slots: Callable[[int], int], cores: int) -> int:
     return next((cpus for cpus in range(cores, 1, -1) if slots(cpus) >= concurrent), 1)
 
 
-def _check_request(spec: SweepSpec, largest: Node, where: str, problems: Problems) -> None:
+def _check_request(spec: SweepSpec, gpus: float, largest: Node, where: str, problems: Problems) -> None:
     if (spec.cpus_per_trial or 0) > largest.cores:
         problems.add(
             f"--cpus-per-trial {spec.cpus_per_trial} can never be met: {where} {largest.cores} core(s). Ask for at "
             "most that many."
         )
-    if spec.gpus_per_trial > largest.gpus:
+    if gpus > largest.gpus:
         problems.add(
-            f"--gpus-per-trial {spec.gpus_per_trial:g} can never be met: {where} {largest.gpus} GPU(s) that PyTorch "
+            f"--gpus-per-trial {gpus:g} can never be met: {where} {largest.gpus} GPU(s) that PyTorch "
             "can use. Leave it out to run on CPU cores."
         )
-    if spec.gpus_per_trial > 1 and spec.gpus_per_trial != int(spec.gpus_per_trial):
-        problems.add(f"--gpus-per-trial {spec.gpus_per_trial:g}: above 1 it must be a whole number.")
-    if spec.memory and not spec.gpus_per_trial and spec.memory > largest.memory:
+    if gpus > 1 and gpus != int(gpus):
+        problems.add(f"--gpus-per-trial {gpus:g}: above 1 it must be a whole number.")
+    if spec.memory and not gpus and spec.memory > largest.memory:
         problems.add(
             f"--memory {in_bytes(spec.memory)} a trial can never be met: {where} {in_bytes(largest.memory)} free. Ask "
             "for less, or leave it out."

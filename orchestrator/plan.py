@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.console import duration, say
-from orchestrator.placement import Node, Placement, in_bytes
-from orchestrator.study import Study, Trial
+from orchestrator.placement import Node, in_bytes, this_machine
+from orchestrator.planner import Plan, in_hours
+from orchestrator.study import Estimate, Study, Trial
 from orchestrator.sweep import finished_trials, stopped_trials
 from orchestrator.workspace import Workspace
 
@@ -22,7 +23,7 @@ def show_plan(
     study: Study[Any],
     trials: Sequence[Trial],
     workspace: Workspace,
-    placement: Placement,
+    plan: Plan,
     nodes: Sequence[Node],
     console: Console,
 ) -> None:
@@ -40,8 +41,10 @@ def show_plan(
         grid.add_row(f"and {len(trials) - SHOWN_TRIALS} more", "", "")
     console.print(grid)
 
-    estimate = study.estimate(pending, placement.cpus)
+    placement = plan.placement
+    estimate = _estimate(study, pending, plan, nodes)
     cores, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
+    share = sum(trial.cost for trial in pending) / total
     at_a_time = max(1, min(placement.concurrent, len(pending)))
     about = "at most about" if rules else "about"
     facts = {
@@ -52,12 +55,29 @@ def show_plan(
         "machines": f"{len(nodes)} with {cores} cores" + (f" and {gpus} GPUs" if gpus else ""),
         "placement": str(placement),
         "work": f"{estimate.flops:.2e} floating-point operations",
-        "memory": f"at least {in_bytes(study.memory_bytes())} a trial, up to what the placement gives it",
-        "time": f"{about} {duration(estimate.seconds / at_a_time)}" if pending else "nothing to compute",
+        "memory": f"at least {in_bytes(plan.chosen.least)} a trial, up to what the placement gives it",
+        "time": f"{about} {_time(estimate, plan, at_a_time, share)}" if pending else "nothing to compute",
         "results": str(workspace.folder),
     }
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         say(console, f"{name:{width}}  {value}")
+    for sentence in plan.sentences():
+        say(console, f"Plan: {sentence}")
     for note in (*estimate.notes, *notes):
         say(console, f"Note: {note}")
+
+
+def _estimate(study: Study[Any], pending: Sequence[Trial], plan: Plan, nodes: Sequence[Node]) -> Estimate:
+    """Measured by the study where this machine can run a trial as placed; else the operations that the plan counts."""
+    here = not plan.placement.gpus or this_machine(with_gpus=True).gpus > 0
+    if plan.placement.kind == "single" and here and study.can_measure:
+        return study.estimate(pending, plan.placement.cpus)
+    return Estimate(plan.needs.flops, 0.0)
+
+
+def _time(estimate: Estimate, plan: Plan, at_a_time: int, share: float) -> str:
+    """What the rest of the grid takes: measured, or computed by the planner."""
+    if estimate.seconds or plan.chosen.seconds is None:
+        return duration(estimate.seconds / at_a_time)
+    return f"{in_hours(share * plan.chosen.seconds)}, computed and not measured"

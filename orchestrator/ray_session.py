@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.console import in_ray_job
@@ -52,12 +53,17 @@ def reachable_nodes(spec: SweepSpec) -> Iterator[list[Node]]:
     """The machines a sweep can use: this one, or those of the cluster, joined for the length of the block."""
     address = cluster_address()
     if address is None:
-        yield [this_machine(with_gpus=spec.gpus_per_trial > 0)]
+        yield [_described(this_machine(with_gpus=spec.gpus_per_trial != 0), spec)]
         return
     with connected(address, None):
         import ray
 
-        yield cluster_nodes(ray.nodes())
+        yield [_described(node, spec) for node in cluster_nodes(ray.nodes())]
+
+
+def _described(node: Node, spec: SweepSpec) -> Node:
+    """A node with what the user says of its GPUs."""
+    return node if spec.gpu_memory is None else replace(node, gpu_memory=spec.gpu_memory)
 
 
 @contextmanager

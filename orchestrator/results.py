@@ -25,6 +25,7 @@ from orchestrator.data.atomic import write_atomically
 from orchestrator.reports import Report, as_history
 from orchestrator.study import EarlyStopping, History, StoppedTrial, Study, Trial, TrialResult
 
+SUMMARY = "summary.json"
 METADATA_KEY = b"babelsweep"
 LIBRARIES = ("babelsweep", "torch", "transformers", "ray", "pyarrow")
 
@@ -186,8 +187,8 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def document(study: Study[Any], name: str, outcome: SweepOutcome, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of summary.json: the engine's keys, then the study's."""
+def document(study: Study[Any], name: str, outcome: SweepOutcome) -> dict[str, Any]:
+    """What the engine says in summary.json, before the study's own keys."""
     return {
         "sweep": name,
         "study": study.name,
@@ -201,7 +202,6 @@ def document(study: Study[Any], name: str, outcome: SweepOutcome, answer: Mappin
             **({"stopped_early": len(outcome.stopped)} if outcome.stopped else {}),
         },
         **({"stopped_early": [_stopped(trial) for trial in outcome.stopped]} if outcome.stopped else {}),
-        **answer,
     }
 
 
@@ -211,22 +211,18 @@ def _stopped(stopped: StoppedTrial) -> dict[str, Any]:
     return {"cell": dict(stopped.trial.cell), "step": stopped.step, "metrics": metrics}
 
 
-def provenance(study: Study[Any], outcome: SweepOutcome, command: str, folder: Path) -> dict[str, str]:
+def provenance(study: Study[Any], outcome: SweepOutcome, command: str) -> dict[str, str]:
     """How it was run, in words, for the report."""
     compute = sum(result.seconds for result in outcome.results)
     peak = max((result.peak_bytes for result in outcome.results), default=0)
-    facts = {
+    return {
         **study.describe(),
         "command": command,
-        "results": str(folder),
         "trials": outcome.counts,
         "time": f"{outcome.seconds:.1f} s for this run, {compute:.1f} s of computing in all trials",
         "peak memory of a trial": f"{peak / 1e6:.0f} MB",
         "machine": socket.gethostname(),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    commit = git_commit()
-    return facts | ({"commit": commit} if commit else {})
 
 
 def write_json(path: Path, content: Any) -> None:

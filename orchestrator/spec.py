@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin
@@ -41,13 +42,33 @@ class SweepSpec(BaseModel):
     cpus_per_trial: int | None = Field(
         None, ge=1, description="CPU cores of one trial; default: the cores are shared out evenly"
     )
-    gpus_per_trial: float = Field(0.0, ge=0, le=1, description="GPUs of one trial; 0.5 puts two trials on one GPU")
+    gpus_per_trial: float | None = Field(
+        None,
+        ge=0,
+        description="GPUs of one trial; 0.5 puts two trials on one GPU, 0 uses none; default: as the model needs them, "
+        "where there are any",
+    )
+    workers_per_trial: int = Field(
+        1, ge=1, description="processes of one trial, each with the cores and GPUs of a trial; for --placement zero3"
+    )
     concurrent: int | None = Field(
         None, ge=1, description="trials at a time; default: as many as cores, GPUs and memory allow"
     )
     retries: int = Field(2, ge=0, le=100, description="how often a failed trial is tried again")
     memory: ByteSize | None = Field(
         None, gt=0, description="memory of one trial, e.g. 4GB; default: 80% of what is free, shared out evenly"
+    )
+    placement: Literal["auto", "single", "dispatch", "stream", "zero3"] = Field(
+        "auto",
+        description="how a trial's model lies: whole on one device; its layers dispatched over several; streamed from "
+        "disk one layer at a time; or its training sharded with DeepSpeed ZeRO-3; auto: single where it fits, else the "
+        "fastest",
+    )
+    gpu_memory: ByteSize | None = Field(
+        None, gt=0, description="memory of a GPU, where it cannot be asked: on a cluster; default: this machine's"
+    )
+    gpu_flops: float | None = Field(
+        None, gt=0, description="operations a second to expect of a GPU, to plan with; default: 40% of an A100's peak"
     )
     tracking: str | None = Field(
         None,
@@ -85,13 +106,19 @@ class _Given:
     where: str
 
 
+SpecTypes = type[SweepSpec] | Sequence[type[SweepSpec]]
+"""The specification of a job's study. Of a job with several studies one for each, the default first; their field
+``study`` has the study's name as its one value and default."""
+
+
 def parse_command_line(
-    spec_type: type[SweepSpec], argv: Sequence[str], *, description: str, examples: Sequence[str], prog: str
+    spec_types: SpecTypes, argv: Sequence[str], *, description: str, examples: Sequence[str], prog: str
 ) -> Request:
-    """Reads preset and command line into a `spec_type`.
+    """Reads preset and command line into a specification.
 
     Args:
-        spec_type: the study's specification; one option is made for each of its fields.
+        spec_types: the study's specification; one option is made for each of its fields. Of several, ``--study`` or
+            the preset's ``study`` says which it is: only its fields are options then, but ``--help`` shows all.
         argv: the arguments after the script's name.
         description: shown at the top of ``--help``.
         examples: lines shown at its end, as they are.
@@ -102,12 +129,16 @@ def parse_command_line(
         SystemExit: 0, after ``--help``.
     """
     problems = Problems()
+    studies = (spec_types,) if isinstance(spec_types, type) else tuple(spec_types)
+    spec_type = _chosen(studies, argv)
+    others = {name: _study(other) for other in studies for name in other.model_fields if other is not spec_type}
     parser = _parser(spec_type, description, examples, prog)
+    _show_all(parser, spec_type, studies)
     try:
         known, extra = parser.parse_known_args(list(argv))
     except UserError as error:
         raise UserError(*error.problems, f"'{prog} --help' lists all options.") from None
-    _report_extra(extra, parser, problems)
+    _report_extra(extra, parser, {_flag(name): study for name, study in others.items()}, problems)
 
     values = {name: value for name, value in vars(known).items() if value is not None}
     dry_run = bool(values.pop("dry_run", False))
@@ -128,7 +159,7 @@ def parse_command_line(
         else:
             options[name] = _Given(value, flag)
 
-    given = _read_preset(config, spec_type, problems) if config is not None else {}
+    given = _read_preset(config, spec_type, others, problems) if config is not None else {}
     spec = _validate(spec_type, given | options, problems)
     problems.raise_if_any()
     assert spec is not None
@@ -148,6 +179,48 @@ class _Parser(argparse.ArgumentParser):
 
 
 _MISSING = object()
+
+
+def _study(spec_type: type[SweepSpec]) -> str:
+    """The name of the study that a specification is of, where a job has several."""
+    return str(spec_type.model_fields["study"].default)
+
+
+def _chosen(studies: Sequence[type[SweepSpec]], argv: Sequence[str]) -> type[SweepSpec]:
+    """The specification that the command line names, else the preset, else the first. Raises UserError for no name."""
+    if len(studies) == 1:
+        return studies[0]
+    reader = _Parser(add_help=False, allow_abbrev=False)
+    for flag in ("--study", "--config"):
+        reader.add_argument(flag, nargs="?")
+    words, _ = reader.parse_known_args(list(argv))
+    name, where = words.study, "--study"
+    if name is None and words.config is not None:
+        with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # which `_read_preset` will report
+            content = yaml.load(Path(words.config).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+            name, where = (content.get("study") if isinstance(content, dict) else None), f"{words.config}: study"
+    by_name = {_study(each): each for each in studies}
+    if name is None:
+        return studies[0]
+    if name not in by_name:
+        raise UserError(f"{where}: this job has no study {str(name)!r}.{did_you_mean(str(name), by_name)}")
+    return by_name[name]
+
+
+def _show_all(parser: _Parser, spec_type: type[SweepSpec], studies: Sequence[type[SweepSpec]]) -> None:
+    """Makes ``--help`` show every study's options, in the order of the studies; the parser still knows its own only."""
+    if len(studies) == 1:
+        return
+    shared = len(_groups(SweepSpec))
+    shown = []
+    for each in studies:
+        own = parser if each is spec_type else _parser(each, "", (), parser.prog)
+        groups = [group for group in own._action_groups if group.title in dict(_groups(each))]
+        for group in groups[:-shared]:
+            group.title = f"{group.title} (--study {_study(each)})"
+            shown.append(group)
+    general = [group for group in parser._action_groups if group not in shown]
+    parser._action_groups = [*general[:-shared], *shown, *general[-shared:]]
 
 
 def _parser(spec_type: type[SweepSpec], description: str, examples: Sequence[str], prog: str) -> _Parser:
@@ -269,8 +342,14 @@ def _metavar_of(spec_type: type[SweepSpec], name: str) -> str:
     return _metavar(spec_type.model_fields[name].annotation) if name in spec_type.model_fields else "PRESET"
 
 
-def _report_extra(extra: Sequence[str], parser: argparse.ArgumentParser, problems: Problems) -> None:
-    """One problem for each word the parser did not know; the value behind an unknown option belongs to it."""
+def _report_extra(
+    extra: Sequence[str], parser: argparse.ArgumentParser, others: Mapping[str, str], problems: Problems
+) -> None:
+    """One problem for each word the parser did not know; the value behind an unknown option belongs to it.
+
+    Args:
+        others: the options of other studies of the job, and the study that each belongs to.
+    """
     flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
     after_option = False
     for word in extra:
@@ -278,6 +357,7 @@ def _report_extra(extra: Sequence[str], parser: argparse.ArgumentParser, problem
             flag = word.split("=", 1)[0]
             hint = did_you_mean(flag, flags)
             hint = hint if hint.startswith(" Did") else f" '{parser.prog} --help' lists all options."
+            hint = f" It belongs to --study {others[flag]}." if flag in others else hint
             problems.add(f"There is no option {flag}.{hint}")
             after_option = "=" not in word
         elif after_option:
@@ -286,8 +366,10 @@ def _report_extra(extra: Sequence[str], parser: argparse.ArgumentParser, problem
             problems.add(f"{word!r} belongs to no option. Lists are separated by commas without spaces: --x a,b.")
 
 
-def _read_preset(path: Path, spec_type: type[SweepSpec], problems: Problems) -> dict[str, _Given]:
-    """The preset's values, as text, with the line each stands on."""
+def _read_preset(
+    path: Path, spec_type: type[SweepSpec], others: Mapping[str, str], problems: Problems
+) -> dict[str, _Given]:
+    """The preset's values, as text, with the line each stands on; `others`: fields of other studies of the job."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -314,7 +396,9 @@ def _read_preset(path: Path, spec_type: type[SweepSpec], problems: Problems) -> 
         key = str(key_node.value)
         where = f"{path}, line {key_node.start_mark.line + 1}: {key}"
         if key not in spec_type.model_fields:
-            problems.add(f"{where} is not a key of this preset.{did_you_mean(key, spec_type.model_fields)}")
+            hint = did_you_mean(key, spec_type.model_fields)
+            hint = f" It belongs to 'study: {others[key]}'." if key in others else hint
+            problems.add(f"{where} is not a key of this preset.{hint}")
         elif key in given:
             problems.add(f"{where} is given twice; keep one of them.")
         else:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import pyarrow as pa
 
+from orchestrator.needs import ModelNeeds
 from orchestrator.report.blocks import Section
 from orchestrator.spec import SweepSpec
 
@@ -45,8 +46,13 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """Short name for progress lines: the cell's values."""
-        return " ".join(str(value) for value in self.cell.values())
+        """Short name for progress lines: the cell's values, numbers with their names."""
+        return " ".join(_spoken(name, value) for name, value in self.cell.items())
+
+
+def _spoken(name: str, value: Any) -> str:
+    """A coordinate of a cell; a number alone would not say what it is."""
+    return f"{name}={value}" if isinstance(value, int | float) else str(value)
 
 
 class TrialStopped(Exception):
@@ -108,6 +114,7 @@ class TrialContext:
             MLflow. Kept with the trial. Report a step before its checkpoint is written: a step that is computed again
             is reported again, and replaces the earlier report. Raises TrialStopped when the scheduler has stopped the
             trial.
+        placement: how the model lies: ``"single"``, ``"dispatch"``, ``"stream"`` or ``"zero3"``.
     """
 
     cache: Path
@@ -117,6 +124,7 @@ class TrialContext:
     memory_bytes: int
     progress: Callable[[float], None]
     report: Callable[[int, Mapping[str, float]], None] = _unheard
+    placement: str = "single"
 
 
 History = Mapping[str, Sequence[tuple[int, float]]]
@@ -194,8 +202,8 @@ class Study(ABC, Generic[SpecT]):
     1. The driver parses the command line into `spec_type` and calls ``Study(spec, cache)``.
     2. ``prepare()`` on the driver reads and checks data and model; it raises UserError with every mistake found
        and must be quick when its results are cached.
-    3. ``trials()`` lists the grid, ``memory_bytes()`` says what one trial needs, ``describe()`` what the sweep is of;
-       ``estimate()`` says, for ``--dry-run``, what it will cost.
+    3. ``trials()`` lists the grid, ``needs()`` says what one trial asks of a machine, ``describe()`` what the sweep is
+       of; ``estimate()`` says, for ``--dry-run``, what it will cost.
     4. The study itself is sent to the workers (it is pickled: keep it small, no models, no tables).
        ``load(context)`` runs once per worker process; ``run(trial, loaded, context)`` once per trial. The table
        that ``run`` returns is written by the engine as ``trials/<key>.parquet``.
@@ -204,14 +212,18 @@ class Study(ABC, Generic[SpecT]):
     Class attributes:
         name: the study's name, e.g. ``"lrp2"``.
         result_version: raised whenever the same trial would now give another table; part of every key.
+        placements: how its trials can lie on the machine, of the words of ``--placement``.
 
     Attributes:
         warnings: what the user should know; printed, and part of the report.
         stopped: set by the engine before ``summarize``: the trials that were stopped early, in the order of the grid.
+        only_plan: set by the engine before ``prepare``: nothing will run, so weights need not be at hand.
+        can_measure: set by ``prepare``: whether ``estimate`` can run the model to measure it.
     """
 
     name: ClassVar[str]
     result_version: ClassVar[int]
+    placements: ClassVar[frozenset[str]] = frozenset({"single"})
     spec_type: ClassVar[type[SweepSpec]]
 
     def __init__(self, spec: SpecT, cache: Path) -> None:
@@ -219,6 +231,8 @@ class Study(ABC, Generic[SpecT]):
         self.cache = cache
         self.warnings: list[str] = []
         self.stopped: Sequence[StoppedTrial] = ()
+        self.only_plan = False
+        self.can_measure = True
 
     @abstractmethod
     def prepare(self) -> None:
@@ -239,6 +253,13 @@ class Study(ABC, Generic[SpecT]):
     @abstractmethod
     def memory_bytes(self) -> int:
         """The memory one trial needs at least, weights and process included. Called before every run: must be quick."""
+
+    def needs(self) -> ModelNeeds:
+        """What trials ask of a machine, so that the planner can place them; by default only `memory_bytes`.
+
+        Called before every run, after `trials`: must be quick.
+        """
+        return ModelNeeds(weights=self.memory_bytes())
 
     @abstractmethod
     def estimate(self, trials: Sequence[Trial], threads: int) -> Estimate:

@@ -160,6 +160,7 @@ class TrialWorker(tune.Trainable):
             memory_bytes=min(placement.memory, _gpu_memory(placement.gpus)) if placement.gpus else placement.memory,
             progress=self._note_progress,
             report=reporter.report,
+            placement=placement.kind,
         )
 
     def _note_progress(self, fraction: float) -> None:

@@ -11,6 +11,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's workers would otherwise give way to every other process, the tests running beside them included.
+os.environ.setdefault("RAY_worker_niceness", "0")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,3 +26,14 @@ def real_data() -> Path:
     if not (folder / "mlama1.1.zip").exists():
         pytest.skip(f"the published data files are not at {folder}; set BABELSWEEP_TEST_DATA to their folder")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files are shared out among the processes of ``pytest -n``; whatever starts a Ray stays together in one of them."""
+    for item in items:
+        module = item.getparent(pytest.Module)
+        assert module is not None
+        starts_ray = "ray" in getattr(item, "fixturenames", ()) or any(
+            name in vars(module.obj) for name in ("run_job", "connected", "subprocess")
+        )
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else module.nodeid))

@@ -1,4 +1,7 @@
-"""Activation functions that overwrite their input, which a packed block no longer needs."""
+"""Activation functions that overwrite their input, which a packed block no longer needs.
+
+Where gradients flow nothing is overwritten that they need.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,8 @@ def gelu_tanh_(x: Tensor) -> Tensor:
     On a CPU it is computed as x * sigmoid(sqrt(8/pi) (x + 0.044715 x^3)), the same function with one exponential in
     place of torch's tanh: half the time.
     """
+    if torch.is_grad_enabled() and x.requires_grad:
+        return F.gelu(x, approximate="tanh")
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return torch._C._nn.gelu_(x, approximate="tanh")
     for part in x.view(-1).split(_CACHED_NUMBERS):

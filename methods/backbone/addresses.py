@@ -56,12 +56,12 @@ def builtin_models() -> dict[str, Path]:
     return {entry.parent.name: entry.parent for entry in sorted(folder.glob(f"*/{CONFIG}"))}
 
 
-def resolve(address: str, *, config_only: bool = False) -> Path:
+def resolve(address: str, *, weights: bool = True) -> Path:
     """The local folder behind an address; hub ids are downloaded into the hub's cache first.
 
     Args:
         address: built-in name, folder or hub id.
-        config_only: from the hub, fetch nothing but the configuration.
+        weights: from the hub, fetch the weights too; else only configuration and tokenizer.
 
     Raises:
         UserError: there is no such model, or the hub cannot be reached.
@@ -78,7 +78,7 @@ def resolve(address: str, *, config_only: bool = False) -> Path:
             f"There is no model folder {address!r}, and it cannot be a hub id. Give a folder with config.json and "
             f"safetensors weights, a hub id such as 'org/name', or a built-in model ({', '.join(builtin) or 'none'})."
         )
-    wanted = [CONFIG] if config_only else [CONFIG, "*.safetensors", WEIGHT_INDEX, *TOKENIZER_FILES]
+    wanted = [CONFIG, *TOKENIZER_FILES, *(["*.safetensors", WEIGHT_INDEX] if weights else [])]
     try:
         return Path(
             huggingface_hub.snapshot_download(
@@ -94,17 +94,26 @@ def resolve(address: str, *, config_only: bool = False) -> Path:
         ) from error
 
 
-def check_model(address: str) -> None:
+def check_model(address: str, *, weights: bool = True) -> None:
     """Checks that a model is there, complete and safe to read, without reading its weights.
+
+    Args:
+        address: built-in name, folder or hub id.
+        weights: they must be at hand; else configuration and tokenizer are enough, as for a plan.
 
     Raises:
         UserError: with everything that is missing.
     """
-    check_folder(resolve(address), address)
+    check_folder(resolve(address, weights=weights), address, weights=weights)
 
 
-def check_folder(folder: Path, address: str) -> None:
-    """Checks that a model folder is complete and safe to read.
+def has_weights(address: str) -> bool:
+    """Whether a model's weights are at hand, all of them; the hub is not asked for them."""
+    return _weight_problem(resolve(address, weights=False), address) is None
+
+
+def check_folder(folder: Path, address: str, *, weights: bool = True) -> None:
+    """Checks that a model folder is complete and safe to read; without `weights`, that all but these is.
 
     Raises:
         UserError: with everything that is missing.
@@ -116,7 +125,7 @@ def check_folder(folder: Path, address: str) -> None:
             "with save_pretrained(), which writes it, or pass another folder."
         )
     problem = _weight_problem(folder, address)
-    if problem:
+    if problem and weights:
         problems.add(problem)
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         problems.add(
@@ -161,7 +170,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def model_fingerprint(address: str, cache: Path | None = None) -> str:
+def model_fingerprint(address: str, cache: Path | None = None, *, weights: bool = True) -> str:
     """What identifies a model's content: equal fingerprints give equal answers.
 
     A folder's fingerprint is the SHA-256 of its configuration, tokenizer files and weights; where the folder lies and
@@ -170,8 +179,9 @@ def model_fingerprint(address: str, cache: Path | None = None) -> str:
     Args:
         address: built-in name, folder or hub id.
         cache: directory where hashes of large files are remembered by path, size and modification time.
+        weights: from the hub, fetch the weights too.
     """
-    folder = resolve(address)
+    folder = resolve(address, weights=weights)
     if folder.parent.name == "snapshots":
         return f"commit-{folder.name}"
     names = sorted({CONFIG, WEIGHT_INDEX, *TOKENIZER_FILES} | {path.name for path in folder.glob("*.safetensors")})

@@ -7,9 +7,10 @@ M needed rows, D hidden size, L layers, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,7 +44,8 @@ class Backbone(ABC):
             plan = backbone.plan(pack)                    # once per pack: masks, position biases, rotary angles
             x = backbone.embed(plan)[None]                # [1, N, D]
             for k in range(1, backbone.num_layers):
-                x = backbone.layer(k, x, plan)            # [B, N, D]; shift it, grow or shrink B as you like
+                with backbone.block(k) as device:         # its weights are at hand, on this device
+                    x = backbone.layer(k, x.to(device), plan)   # [B, N, D]; shift it, grow or shrink B as you like
             y = backbone.layer(backbone.num_layers, x, plan, need=True)   # [B, M, D]
             h = backbone.transform(backbone.final(y))
             weight, bias = backbone.unembedding           # logits = h @ weight.T + bias
@@ -52,23 +54,29 @@ class Backbone(ABC):
     ``hidden_states[L]`` of models with such a norm (BLOOM, GPT-2, XGLM, Llama) is the output *after* it, that is
     ``final(layer(L, ...))``; for models without one (BERT, XLM-R) `final` is the identity and both are the same.
 
+    A model need not lie in one piece (streaming.py, dispatch.py). `layer` finds its block wherever it is; who calls it
+    several times for one block does so inside `block`, so that the block is fetched once.
+
     The model's weights are used in place, never copied and never changed: many processes may share one memory-mapped
     file. Callers switch gradients off.
 
     Attributes:
         accepts_trees: whether segments may bring their own ancestor masks.
         fast: whether this is a packed path.
+        streamed: whether weights are read from disk while they are used.
         model, tokenizer: as transformers loaded them.
         description: the model's sizes.
         blocks: the model's own blocks, block k at index k - 1.
     """
 
-    accepts_trees: ClassVar[bool] = False
-    fast: ClassVar[bool] = True
+    accepts_trees: bool = False
+    fast: bool = True
+    streamed: bool = False
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, device: torch.device | None = None) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self._device = device
         self.description = describe(model, self.fast)
         self.blocks = find_blocks(model)
 
@@ -114,8 +122,23 @@ class Backbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and where states are expected."""
-        return self.unembedding[0].device
+        """Where embedding and head compute; of a model in one piece, where it is."""
+        return self._device or self.unembedding[0].device
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of weights that one device holds at a time and that may be mapped, not the process's own."""
+        return self.description.weight_bytes(self.dtype)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of weights read from disk since the model was loaded; 0 unless it is streamed."""
+        return 0
+
+    @contextmanager
+    def block(self, k: int) -> Iterator[torch.device]:
+        """Holds block k's weights; gives the device where its states are expected."""
+        yield self.device
 
     def block_flops(self, length: float, needed: float = 1.0) -> float:
         """Operations of one block per row; see `ModelDescription.block_flops`."""
@@ -135,8 +158,11 @@ class Backbone(ABC):
         return output.weight, output.bias
 
     @abstractmethod
-    def plan(self, pack: Pack) -> Plan:
-        """Prepares a pack. Raises ValueError for ancestor masks where `accepts_trees` is False."""
+    def plan(self, pack: Pack, device: torch.device | None = None) -> Plan:
+        """Prepares a pack, on the backbone's device unless another one is named.
+
+        Raises ValueError for ancestor masks where `accepts_trees` is False.
+        """
 
     @abstractmethod
     def embed(self, plan: Any) -> Tensor:
@@ -163,6 +189,44 @@ class Backbone(ABC):
     @abstractmethod
     def transform(self, x: Tensor) -> Tensor:
         """What the head does before the vocabulary matrix, [..., D] to [..., D]; identity where it does nothing."""
+
+
+class WrappedBackbone(Backbone):
+    """A backbone whose weights lie elsewhere than in one piece in memory; another one does the computing.
+
+    Args:
+        inner: the packed or generic path.
+    """
+
+    def __init__(self, inner: Backbone) -> None:
+        self.inner = inner
+        self.model, self.tokenizer = inner.model, inner.tokenizer
+        self.description, self.blocks = inner.description, inner.blocks
+        self.accepts_trees, self.fast = inner.accepts_trees, inner.fast
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.inner.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    def plan(self, pack: Pack, device: torch.device | None = None) -> Plan:
+        return self.inner.plan(pack, device)
+
+    def embed(self, plan: Any) -> Tensor:
+        return self.inner.embed(plan)
+
+    def layer(self, k: int, x: Tensor, plan: Any, need: bool = False) -> Tensor:
+        with self.block(k) as device:
+            return self.inner.layer(k, x.to(device), plan, need)
+
+    def final(self, x: Tensor) -> Tensor:
+        return self.inner.final(x)
+
+    def transform(self, x: Tensor) -> Tensor:
+        return self.inner.transform(x)
 
 
 FAMILIES: dict[str, type[Backbone]] = {}

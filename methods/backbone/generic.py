@@ -10,7 +10,7 @@ Shape legend: B branches, N packed rows, M needed rows, n sequences of a segment
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,21 +48,30 @@ class GenericPlan(Plan):
                 found.update((id(part), part) for part in _tensors([*positional, *keywords.values()]))
         return list(found.values())
 
+    def to(self, device: torch.device) -> GenericPlan:
+        """The same plan on another device; what blocks share stays shared."""
+        moved = {id(part): part.to(device) for part in self.tensors()}
+        runs = tuple(
+            SegmentRun(run.segment, moved[id(run.embedded)], _replaced(run.arguments, moved)) for run in self.runs
+        )
+        return GenericPlan(self.pack.to(device), runs)
+
 
 class GenericBackbone(Backbone):
     """Runs a model's own blocks, one branch and one segment at a time."""
 
     fast = False
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        super().__init__(model, tokenizer)
+    def __init__(self, model: Any, tokenizer: Any, device: torch.device | None = None) -> None:
+        super().__init__(model, tokenizer, device)
         self.trunk, self.blocks_return_tuples = self._probe()
 
-    def plan(self, pack: Pack) -> GenericPlan:
+    def plan(self, pack: Pack, device: torch.device | None = None) -> GenericPlan:
         if any(segment.ancestors is not None for segment in pack.segments):
             raise ValueError("the generic path takes no ancestor masks: pack every sequence by itself")
         placed = pack.to(self.device)
-        return GenericPlan(placed, tuple(self._run(segment, placed.ids) for segment in placed.segments))
+        plan = GenericPlan(placed, tuple(self._run(segment, placed.ids) for segment in placed.segments))
+        return plan if device in (None, self.device) else plan.to(device)
 
     def embed(self, plan: GenericPlan) -> Tensor:
         return torch.cat([run.embedded.flatten(0, 1) for run in plan.runs])
@@ -92,22 +101,10 @@ class GenericBackbone(Backbone):
     def transform(self, x: Tensor) -> Tensor:
         """Runs the model with a trunk that returns `x`, up to the vocabulary matrix."""
         rows = x.reshape(-1, 1, x.shape[-1])
-        caught: list[Tensor] = []
-
-        def stop(_: nn.Module, args: tuple[Any, ...]) -> None:
-            caught.append(args[0])
-            raise _ReachedVocabulary
-
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(stop)
-        try:
-            trunk = BaseModelOutputWithPast(last_hidden_state=rows)
-            with replaced_forward(self.trunk, lambda *_, **__: trunk):
-                self._call(self.model, rows.shape[0])
-        except _ReachedVocabulary:
-            pass
-        finally:
-            hook.remove()
-        return caught[0].view(*x.shape[:-1], -1)
+        trunk = BaseModelOutputWithPast(last_hidden_state=rows)
+        with replaced_forward(self.trunk, lambda *_, **__: trunk):
+            states = before_vocabulary(self.model, lambda: self._call(self.model, rows.shape[0]))
+        return states.view(*x.shape[:-1], -1)
 
     def _run(self, segment: Segment, ids: Tensor) -> SegmentRun:
         """One forward pass of the trunk that notes what every block is handed."""
@@ -127,6 +124,9 @@ class GenericBackbone(Backbone):
             outputs[:] = [first_tensor(result)]
 
         with ExitStack() as stack:
+            if any(weight.device != self.device for weight in self.blocks.parameters()):
+                # What blocks are handed does not depend on what they compute, so none need be fetched for it.
+                stack.enter_context(standing_in(self.blocks, lambda states: self._as_block_output(-states)))
             for block in self.blocks:
                 stack.callback(block.register_forward_pre_hook(note, with_kwargs=True, prepend=True).remove)
                 stack.callback(block.register_forward_hook(note_output).remove)
@@ -146,15 +146,13 @@ class GenericBackbone(Backbone):
         """
         around = [part for part in self.model.modules() if any(inner is self.blocks for inner in part.modules())]
         called: set[int] = set()
-        results: list[Any] = []
         with ExitStack() as stack, torch.no_grad():
             for part in around:
                 stack.callback(part.register_forward_hook(lambda part, _, __: called.add(id(part))).remove)
-            note = self.blocks[0].register_forward_hook(lambda _, __, result: results.append(result))
-            stack.callback(note.remove)
-            self._call(self.model, 1)
+            returned = stack.enter_context(first_blocks(self.blocks, 1))
+            before_vocabulary(self.model, lambda: self._call(self.model, 1))
         trunk = next(part for part in around if part is not self.model and id(part) in called)
-        return trunk, not isinstance(results[0], Tensor)
+        return trunk, not isinstance(returned[0], Tensor)
 
     def _as_block_output(self, states: Tensor) -> Tensor | tuple[Tensor, None]:
         return (states, None) if self.blocks_return_tuples else states
@@ -169,6 +167,52 @@ class GenericBackbone(Backbone):
 
 class _ReachedVocabulary(Exception):
     """Raised to leave a forward pass where the vocabulary matrix would be applied."""
+
+
+def before_vocabulary(model: Any, run: Callable[[], Any]) -> Tensor:
+    """What a run of the model would apply the vocabulary matrix to; the run ends there."""
+    caught: list[Tensor] = []
+
+    def stop(_: nn.Module, args: tuple[Any, ...]) -> None:
+        caught.append(args[0])
+        raise _ReachedVocabulary
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(stop)
+    try:
+        run()
+    except _ReachedVocabulary:
+        pass
+    finally:
+        hook.remove()
+    return caught[0]
+
+
+@contextmanager
+def first_blocks(blocks: Sequence[nn.Module], count: int) -> Iterator[list[Any]]:
+    """Runs of the model compute only its first blocks; the others hand on the states that they are given.
+
+    Gives the list of what block 1 has returned, run after run.
+    """
+    returned: list[Any] = []
+    note = blocks[0].register_forward_hook(lambda _, __, result: returned.append(result))
+    try:
+        with standing_in(blocks[count:], lambda x: x if isinstance(returned[0], Tensor) else (x, None)):
+            yield returned
+    finally:
+        note.remove()
+
+
+@contextmanager
+def standing_in(blocks: Iterable[nn.Module], result: Callable[[Tensor], Any]) -> Iterator[None]:
+    """Blocks return `result` of the states that they are given, without computing anything."""
+
+    def stand_in(*arguments: Any, **named: Any) -> Any:
+        return result(arguments[0] if arguments else named["hidden_states"])
+
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(replaced_forward(block, stand_in))
+        yield
 
 
 def first_tensor(result: Any) -> Tensor:
@@ -200,3 +244,14 @@ def _tensors(values: Any) -> Iterator[Tensor]:
     elif isinstance(values, (list, tuple)):
         for value in values:
             yield from _tensors(value)
+
+
+def _replaced(values: Any, by: Mapping[int, Tensor]) -> Any:
+    """The same nested values with other tensors in them."""
+    if isinstance(values, Tensor):
+        return by[id(values)]
+    if isinstance(values, dict):
+        return {name: _replaced(value, by) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return type(values)(_replaced(value, by) for value in values)
+    return values

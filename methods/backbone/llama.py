@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,7 +40,8 @@ class LlamaBackbone(PackedBackbone):
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         # The first argument only tells dtype and device.
-        cos, sin = self.model.model.rotary_emb(self.unembedding[0], positions[None])
+        states = torch.empty(0, dtype=self.dtype, device=positions.device)
+        cos, sin = self.model.model.rotary_emb(states, positions[None])
         return cos[0], sin[0]
 
     def embed(self, plan: AttentionPlan) -> Tensor:

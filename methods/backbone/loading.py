@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,11 @@ from methods.backbone import bert, bloom, gpt2, llama, xglm  # noqa: F401  (impo
 from methods.backbone.addresses import CONFIG, check_folder, read_json, resolve
 from methods.backbone.base import FAMILIES, Backbone
 from methods.backbone.generic import GenericBackbone
-from methods.backbone.selfcheck import DRIVING_ERRORS, SelfCheck, first_line
+from methods.backbone.selfcheck import CHECKED_BLOCKS, DRIVING_ERRORS, SelfCheck, first_line
+from methods.backbone.streaming import StreamedBackbone, WeightStream
 from methods.backbone.structure import ModelDescription, describe, kind_of
+from methods.backbone.unread import unread_model
+from methods.backbone.weight_files import WeightFiles
 from orchestrator.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -31,7 +34,12 @@ _LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, Saf
 
 
 def load_backbone(
-    address: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu", prefer: Preference = "fast"
+    address: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    prefer: Preference = "fast",
+    placement: str = "single",
 ) -> Backbone:
     """Loads a model for layer-by-layer use.
 
@@ -44,17 +52,29 @@ def load_backbone(
         device: torch device string.
         prefer: ``"fast"`` takes a packed path where one exists and agrees with the model; ``"generic"`` always calls
             the model's own blocks.
+        placement: ``"single"`` puts the whole model on the device; ``"stream"`` reads its blocks from disk while they
+            are used (streaming.py).
 
     Raises:
         UserError: the model is not there, incomplete, only pickled, or cannot be seen layer by layer.
     """
     folder = resolve(address)
     check_folder(folder, address)
-    kind, config = _configuration(folder, address)
+    kind, config = read_configuration(folder, address)
     needed = "every score meaningless. Pass a model that was saved with its language-model head."
-    model, tokenizer = read_model(_AUTO[kind], folder, address, needed, dtype=dtype, config=config)
-    _check_tokenizer(tokenizer, model, address)
-    return view_model(model.to(device), tokenizer, prefer)
+    if placement == "single":
+        model, tokenizer = read_model(_AUTO[kind], folder, address, needed, dtype=dtype, config=config)
+        _check_tokenizer(tokenizer, model, address)
+        return view_model(model.to(device), tokenizer, prefer)
+    unread = unread_model(_AUTO[kind], config, WeightFiles(folder, address), address, needed, dtype)
+    tokenizer = read_tokenizer(folder, address)
+    _check_tokenizer(tokenizer, unread.model, address)
+    stream = WeightStream(unread, device)
+    stream.last_ahead = depth = min(CHECKED_BLOCKS, len(unread.blocks))
+    check = SelfCheck(unread.model, stream.device, depth)
+    backbone = _view(unread.model, tokenizer, prefer, check, lambda inner: StreamedBackbone(inner, stream))
+    stream.last_ahead = len(unread.blocks)
+    return backbone
 
 
 def read_model(
@@ -83,12 +103,9 @@ def read_model(
                 output_loading_info=True,
                 **more,
             )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except _LOADING_ERRORS as error:
-        raise UserError(
-            f"Model {address!r} could not be read from {folder}: {first_line(error)} Check that all its files belong "
-            "together and are complete."
-        ) from error
+        raise _unreadable(folder, address, error) from error
+    tokenizer = read_tokenizer(folder, address)
     if loaded["missing_keys"]:
         missing = sorted(loaded["missing_keys"])
         raise UserError(
@@ -96,6 +113,21 @@ def read_model(
             f"{missing[0]}; they would be random and {needed}"
         )
     return model, tokenizer
+
+
+def read_tokenizer(folder: Path, address: str) -> Any:
+    """The tokenizer in a model folder. Raises UserError when its files cannot be read."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except _LOADING_ERRORS as error:
+        raise _unreadable(folder, address, error) from error
+
+
+def _unreadable(folder: Path, address: str, error: Exception) -> UserError:
+    return UserError(
+        f"Model {address!r} could not be read from {folder}: {first_line(error)} Check that all its files belong "
+        "together and are complete."
+    )
 
 
 def view_model(model: Any, tokenizer: Any, prefer: Preference = "fast") -> Backbone:
@@ -108,12 +140,18 @@ def view_model(model: Any, tokenizer: Any, prefer: Preference = "fast") -> Backb
         UserError: the model's layers cannot be seen.
     """
     model.eval().requires_grad_(False)
+    return _view(model, tokenizer, prefer, SelfCheck(model, model.device), lambda inner: inner)
+
+
+def _view(
+    model: Any, tokenizer: Any, prefer: Preference, check: SelfCheck, wrap: Callable[[Backbone], Backbone]
+) -> Backbone:
+    """The first path that the check agrees with."""
     architecture = type(model).__name__
-    check = SelfCheck(model)
     if prefer == "fast":
         obstacle = _obstacle(architecture, model.config)
         if obstacle is None:
-            backbone = FAMILIES[architecture](model, tokenizer)
+            backbone = wrap(FAMILIES[architecture](model, tokenizer, check.device))
             if check.disagreement(backbone) <= 1:
                 return backbone
             obstacle = "its packed path does not give the model's own scores"
@@ -121,7 +159,7 @@ def view_model(model: Any, tokenizer: Any, prefer: Preference = "fast") -> Backb
             f"{architecture} (model type {model.config.model_type!r}) runs on the generic path because {obstacle}: "
             "exact, but several times slower."
         )
-    return _generic(model, tokenizer, check)
+    return _generic(model, tokenizer, check, wrap)
 
 
 def describe_model(address: str) -> ModelDescription:
@@ -130,15 +168,19 @@ def describe_model(address: str) -> ModelDescription:
     Raises:
         UserError: the model is not there, or its configuration is not one of a masked or causal language model.
     """
-    folder = resolve(address, config_only=True)
-    kind, config = _configuration(folder, address)
+    folder = resolve(address, weights=False)
+    kind, config = read_configuration(folder, address)
     with torch.device("meta"):
         model = _AUTO[kind].from_config(config, trust_remote_code=False)
     return describe(model, fast=_obstacle(type(model).__name__, config) is None)
 
 
-def _configuration(folder: Path, address: str) -> tuple[str, Any]:
-    """Masked or causal, and the configuration, from config.json."""
+def read_configuration(folder: Path, address: str) -> tuple[str, Any]:
+    """Masked or causal, and the configuration, from config.json.
+
+    Raises:
+        UserError: it is missing, or not that of a masked or causal language model that transformers knows.
+    """
     if not (folder / CONFIG).is_file():
         check_folder(folder, address)
     content = read_json(folder / CONFIG)
@@ -183,9 +225,9 @@ def _obstacle(architecture: str, config: Any) -> str | None:
     return "there is no packed path for it" if family is None else family.obstacle(config)
 
 
-def _generic(model: Any, tokenizer: Any, check: SelfCheck) -> Backbone:
+def _generic(model: Any, tokenizer: Any, check: SelfCheck, wrap: Callable[[Backbone], Backbone]) -> Backbone:
     try:
-        backbone = GenericBackbone(model, tokenizer)
+        backbone = wrap(GenericBackbone(model, tokenizer, check.device))
         agrees = check.disagreement(backbone) <= 1
         reason = (
             "its blocks and vocabulary matrix, called one by one, do not give the model's own scores (some models "

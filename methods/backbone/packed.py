@@ -5,6 +5,7 @@ Shape legend: B branches, N packed rows, M needed rows, D hidden size, H heads, 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from methods.backbone.attention import AttentionPlan, plan_groups
@@ -15,18 +16,19 @@ from methods.backbone.packing import Pack
 class PackedBackbone(Backbone):
     """A backbone whose blocks run over all sequences of a pack at once, matrices first, attention per sequence."""
 
-    def plan(self, pack: Pack) -> AttentionPlan:
+    def plan(self, pack: Pack, device: torch.device | None = None) -> AttentionPlan:
         if not self.accepts_trees and any(segment.ancestors is not None for segment in pack.segments):
             raise ValueError(f"a {self.kind} {self.family} model sees whole sequences: it takes no ancestor masks")
+        device = device or self.device
         groups = plan_groups(
             pack.to("cpu"),
             causal=self.kind == "causal",
             dtype=self.dtype,
-            device=self.device,
+            device=device,
             slopes=self.alibi_slopes(),
             window=self.window(),
         )
-        placed = pack.to(self.device)
+        placed = pack.to(device)
         return AttentionPlan(placed, groups, self.rotary(placed.positions))
 
     def alibi_slopes(self) -> Tensor | None:

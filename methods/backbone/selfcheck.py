@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.backbone.base import Backbone
-from methods.backbone.generic import first_tensor
+from methods.backbone.generic import before_vocabulary, first_blocks, first_tensor
 from methods.backbone.packing import pack_sequences
 from methods.backbone.structure import find_blocks, kind_of
 from orchestrator.errors import UserError
@@ -18,6 +18,8 @@ from orchestrator.errors import UserError
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 _LENGTHS = (3, 7)
 _STRENGTHS = (0.0, 0.3)
+# Blocks of a model that is not in memory as a whole: a shift lies between them, and both stay in memory.
+CHECKED_BLOCKS = 2
 # What a model may raise when it is driven in a way it was not written for.
 DRIVING_ERRORS = (
     AssertionError,
@@ -38,13 +40,24 @@ class SelfCheck:
     The shift is what the layer search does: a model that carries anything but its states from block to block shows
     here, because its logits after a shift differ from those of its blocks called one by one.
 
+    Of a model that is streamed only the first blocks are compared, and not the logits but what the vocabulary matrix is
+    applied to: embedding, blocks, final norm and what the head does before the vocabulary, at the cost of reading these
+    blocks. The others run the same code; that their weights are complete has been checked by name and shape.
+
+    Args:
+        model: a Hugging Face model.
+        device: where it takes token ids.
+        depth: how many blocks to compare, without the vocabulary; None compares the whole model.
+
     Raises:
         UserError: the model's own forward pass fails.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: torch.device, depth: int | None = None) -> None:
         self.blocks = find_blocks(model)
-        self.layer = (len(self.blocks) + 1) // 2
+        self.device = device
+        self.depth = depth
+        self.layer = ((depth or len(self.blocks)) + 1) // 2
         self.shift = torch.randn(model.config.hidden_size, generator=torch.Generator().manual_seed(1))
         self.sequences = _sequences(model)
         try:
@@ -53,7 +66,7 @@ class SelfCheck:
             raise
         except DRIVING_ERRORS as error:
             raise UserError(
-                f"{type(model).__name__} cannot run two short sequences in {model.dtype} on {model.device}: "
+                f"{type(model).__name__} cannot run two short sequences in {model.dtype} on {device}: "
                 f"{first_line(error)} Try another dtype, or check that its configuration and weights belong together."
             ) from error
 
@@ -77,12 +90,13 @@ class SelfCheck:
         pack, _ = pack_sequences(self.sequences)
         plan = backbone.plan(pack)
         x = backbone.embed(plan)[None]
-        for k in range(1, backbone.num_layers + 1):
-            x = backbone.layer(k, x, plan, need=k == backbone.num_layers)
+        last = self.depth or backbone.num_layers
+        for k in range(1, last + 1):
+            x = backbone.layer(k, x, plan, need=k == last)
             if k == self.layer:
                 x = torch.cat([self._shifted(part, strength) for part in x.split(_LENGTHS, dim=1)], dim=1)
-        weight, bias = backbone.unembedding
-        return nn.functional.linear(backbone.transform(backbone.final(x[0])), weight, bias)
+        states = backbone.transform(backbone.final(x[0].to(backbone.device)))
+        return states if self.depth else nn.functional.linear(states, *backbone.unembedding)
 
     @torch.no_grad()
     def _their_logits(self, model: Any, strength: float) -> Tensor:
@@ -93,12 +107,16 @@ class SelfCheck:
             return states if isinstance(result, Tensor) else (states, *result[1:])
 
         extra = {"use_cache": False} if kind_of(type(model).__name__) == "causal" else {}
+        sequences = [torch.tensor([ids], device=self.device) for ids in self.sequences]
         handle = self.blocks[self.layer - 1].register_forward_hook(hook)
         try:
-            runs = [model(input_ids=torch.tensor([ids], device=model.device), **extra) for ids in self.sequences]
+            if not self.depth:
+                return torch.cat([model(input_ids=ids, **extra).logits[0] for ids in sequences])
+            with first_blocks(self.blocks, self.depth):
+                runs = [before_vocabulary(model, lambda ids=ids: model(input_ids=ids, **extra)) for ids in sequences]
+            return torch.cat([states[0] for states in runs])
         finally:
             handle.remove()
-        return torch.cat([run.logits[0] for run in runs])
 
 
 def first_line(error: BaseException) -> str:

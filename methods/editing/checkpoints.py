@@ -38,10 +38,17 @@ def write_checkpoint(
     Raises:
         UserError: the disk is full, or the folder may not be written to.
     """
-    tensors = {f"{_EDITOR}{name}": tensor for name, tensor in editor.state_dict().items()}
-    if optimizer is not None:
-        for place, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"{_OPTIMIZER}{place}.{name}": tensor for name, tensor in state.items()}
+    states = {} if optimizer is None else optimizer.state_dict()["state"]
+    write_tensors(path, editor.state_dict(), states, record)
+
+
+def write_tensors(
+    path: Path, editor: Mapping[str, Tensor], optimizer: Mapping[int, Mapping[str, Tensor]], record: Mapping[str, Any]
+) -> None:
+    """The same from whole tensors: the editor's by name, the optimizer's by place of the parameter and name."""
+    tensors = {f"{_EDITOR}{name}": tensor for name, tensor in editor.items()}
+    for place, state in optimizer.items():
+        tensors |= {f"{_OPTIMIZER}{place}.{name}": tensor for name, tensor in state.items()}
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     data = save(plain, metadata={"record": json.dumps(record)})
     write_atomically(path, lambda file: file.write(data))
@@ -60,6 +67,20 @@ def read_checkpoint(
     Returns:
         The record; None, and nothing is changed, if there is no file, it is damaged, or it is of another training.
     """
+    found = read_tensors(path, identity)
+    if found is None:
+        return None
+    record, of_editor, states = found
+    editor.load_state_dict(of_editor)
+    if optimizer is not None:
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    return record
+
+
+def read_tensors(
+    path: Path, identity: str
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[int, dict[str, Tensor]]] | None:
+    """Record, editor and optimizer as `write_tensors` took them; None where `read_checkpoint` gives None."""
     try:
         with safe_open(path, framework="pt") as file:
             record: dict[str, Any] = json.loads((file.metadata() or {}).get("record", "{}"))
@@ -68,14 +89,11 @@ def read_checkpoint(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, ValueError, SafetensorError):
         return None
-    editor.load_state_dict({name[len(_EDITOR) :]: tensor for name, tensor in _of(tensors, _EDITOR)})
-    if optimizer is not None:
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _of(tensors, _OPTIMIZER):
-            place, _, key = name[len(_OPTIMIZER) :].partition(".")
-            states.setdefault(int(place), {})[key] = tensor
-        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    return record
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _of(tensors, _OPTIMIZER):
+        place, _, key = name[len(_OPTIMIZER) :].partition(".")
+        states.setdefault(int(place), {})[key] = tensor
+    return record, {name[len(_EDITOR) :]: tensor for name, tensor in _of(tensors, _EDITOR)}, states
 
 
 def _of(tensors: Mapping[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from methods.editing.editors import EDITORS
 from methods.editing.outcome import EDITOR_NAMES
+from methods.editing.raw import in_words
 from methods.editing.space import OF_TRAINING, PARAMETERS, own_texts
 from methods.editing.spec import EditorSpec, cells, written
 
@@ -43,10 +44,7 @@ def decisions(study: EditorStudy) -> Mapping[str, str]:
         "cross-lingual training": "update and unrelated text in random languages",
     }
     if study.kind == "classifier":
-        chosen["edited classifier"] = spec.classifier or (
-            f"trained from {spec.model} on English, learning rate {study.classifier_config.learning_rate:g}, at most "
-            f"{study.classifier_config.epochs} passes"
-        )
+        chosen["edited classifier"] = in_words(spec)
     else:
         chosen["the request in another language"] = {
             "template": "its template only, subject and answer stay in the edit language (as released)",

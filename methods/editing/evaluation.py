@@ -27,8 +27,9 @@ from methods.editing.batches import TOKENS_AT_ONCE, length_groups, lengths_of
 from methods.editing.editors import Editor
 from methods.editing.edits import Edits
 from methods.editing.examples import EditSample, Encoded, Example
-from methods.editing.losses import acc, con, succ
+from methods.editing.losses import acc, con
 from methods.editing.model import EditableModel
+from methods.editing.outcome import harmonic
 from methods.editing.predictions import Vocabulary
 from methods.editing.retained import Retained
 
@@ -95,7 +96,7 @@ def score_table(judgements: Sequence[Judgement]) -> pa.Table:
     rows = []
     for (edit, update), found in cells.items():
         right, kept, kept_all = (100 * value for value in _means(found))
-        scores = {"con": kept, "con_all": kept_all, "succ": succ(right, kept), "succ_all": succ(right, kept_all)}
+        scores = {"con": kept, "con_all": kept_all, "succ": harmonic(right, kept), "succ_all": harmonic(right, kept_all)}
         counts = {"edits": len(found), "retains": sum(one.retains for one in found)}
         rows.append({"edit_language": edit, "update_language": update, "acc": right, **counts, **scores})
     return pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -126,9 +127,9 @@ def overall(judgements: Sequence[Judgement], *, all_positions: bool = False, per
     right = 100 * fmean(each[0] for each in means)
     kept = 100 * fmean(each[2 if all_positions else 1] for each in means)
     if per_step:
-        own = fmean(succ(one.acc, one.con_all if all_positions else one.con) for one in judgements)
+        own = fmean(harmonic(one.acc, one.con_all if all_positions else one.con) for one in judgements)
         return Overall(right, kept, 100 * own)
-    return Overall(right, kept, succ(right, kept))
+    return Overall(right, kept, harmonic(right, kept))
 
 
 @torch.no_grad()

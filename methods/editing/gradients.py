@@ -54,7 +54,7 @@ class Losses(NamedTuple):
     total: float
 
 
-class _Text(NamedTuple):
+class JudgedText(NamedTuple):
     """A text that an edit is judged by: x_u (`wanted`) or x_r, and its share of the edit's loss."""
 
     place: int
@@ -84,14 +84,11 @@ def step_gradients(
     languages = [drawn[0].edit.language for drawn in draws]
     edits, places = _edits_with_graph(editor, draws, languages, tokens_at_once)
     leaves = type(edits)({name: tuple(map(_leaf, parts)) for name, parts in edits.tensors.items()})
-    texts = []
-    for place, drawn in zip(places, draws, strict=True):
-        texts.append(_Text(place, drawn[0].update, True, 1.0))
-        texts += [_Text(place, sample.retain, False, 1 / len(drawn)) for sample in drawn]
+    texts = texts_of(draws, places)
     batch = editor.model.encode([text.example for text in texts])
     edit = away = 0.0
     for group in length_groups(lengths_of(batch), tokens_at_once):
-        losses = _group_losses(editor, leaves, batch.select(group), [texts[index] for index in group], weights)
+        losses = text_losses(editor, leaves, batch.select(group), [texts[index] for index in group], weights)
         (scale * (weights.edit * losses[0] + weights.locality * losses[1])).backward()
         edit, away = edit + float(losses[0].detach()), away + float(losses[1].detach())
     penalty = editor.regularizer(languages)
@@ -160,10 +157,27 @@ def _edits_with_graph(
     return type(parts[0]).cat(parts), [order.index(index) for index in range(len(draws))]
 
 
-def _group_losses(
-    editor: Editor, edits: Edits, batch: Encoded, texts: Sequence[_Text], weights: LossWeights
+def texts_of(draws: Sequence[Sequence[EditSample]], places: Sequence[int]) -> list[JudgedText]:
+    """What each draw's edit is judged by, at its place among the edits."""
+    texts = []
+    for place, drawn in zip(places, draws, strict=True):
+        texts.append(JudgedText(place, drawn[0].update, True, 1.0))
+        texts += [JudgedText(place, sample.retain, False, 1 / len(drawn)) for sample in drawn]
+    return texts
+
+
+def text_losses(
+    editor: Editor, edits: Edits, batch: Encoded, texts: Sequence[JudgedText], weights: LossWeights
 ) -> tuple[Tensor, Tensor]:
-    """Summed negative log-likelihood and divergence of a group of texts."""
+    """Summed negative log-likelihood and divergence of texts that go through the model together.
+
+    Args:
+        editor: the edits' editor.
+        edits: the edits.
+        batch: the texts, encoded.
+        texts: the texts.
+        weights: of the parts of the loss; only the direction of the divergence counts here.
+    """
     model = editor.model
     states = model.frozen(batch)
     updates = [row for row, text in enumerate(texts) if text.wanted]

@@ -84,12 +84,6 @@ def con(raw: Tensor, edited: Tensor, rows: Tensor, size: int) -> Tensor:
     return _all_of_row(raw == edited, rows, size)
 
 
-def succ(accuracy: float, consistency: float) -> float:
-    """The harmonic mean of acc and con; 0 where both are 0."""
-    total = accuracy + consistency
-    return 2 * accuracy * consistency / total if total else 0.0
-
-
 def _all_of_row(right: Tensor, rows: Tensor, size: int) -> Tensor:
     wrong = torch.zeros(size, device=right.device).index_add(0, rows, (~right).float())
     return (wrong == 0).float()

@@ -11,26 +11,23 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from transformers import AutoTokenizer
 
 from methods.backbone import ModelDescription, check_model, describe_model, model_fingerprint
-from methods.backbone.addresses import check_folder, resolve
 from methods.editing import EditableModel, load_editable
-from methods.editing.classifier import ClassifierConfig, RawClassifier, classifier_folder, train_classifier
+from methods.editing.classifier import RawClassifier
 from methods.editing.estimate import estimate_sweep, least_memory, trial_flops
 from methods.editing.examples import Kind
 from methods.editing.outcome import ALL
+from methods.editing.raw import CLASSIFIER, check_classifier, classifier_hash, raw_classifier, tokenizer_of
 from methods.editing.results import classifier_table, summarize_editors
 from methods.editing.running import editor_config, key_of, run_cell, training_settings
 from methods.editing.spec import Cell, EditorSpec, cells, unused
 from methods.editing.tasks import EditTask, LabelledTask, TaskData, build_task, prepare_task, task_is_labelled
-from orchestrator.errors import Problems, UserError, did_you_mean
+from orchestrator.errors import Problems, did_you_mean
 from orchestrator.study import EarlyStopping, Estimate, Study, Summary, Trial, TrialContext, TrialResult
 
 MBERT = (12, 768, 119_547)
 """Blocks, hidden size and vocabulary of bert-base-multilingual-cased, the paper's model."""
-CLASSIFIER = {"classifier": "raw"}
-"""The cell of the trial that trains the classifier."""
 
 
 @dataclass
@@ -83,8 +80,7 @@ class EditorStudy(Study[EditorSpec]):
         description = problems.collect(self._describe_model)
         if labelled is not None and description is not None:
             self.kind, self.description = "classifier" if labelled else description.kind, description
-        if spec.classifier is not None:
-            problems.collect(lambda: self._check_classifier(labelled))
+        problems.collect(lambda: check_classifier(spec, labelled))
         data = None
         if labelled is not None:
             pools = None if spec.pools is None else str(spec.pools)
@@ -103,7 +99,7 @@ class EditorStudy(Study[EditorSpec]):
         assert data is not None
         self.data = data
         self.model_hash = model_fingerprint(spec.model, self.cache)
-        task = self.build_task(self._tokenizer())
+        task = self.build_task(tokenizer_of(spec.model))
         self.languages, self.task_hash = task.languages, task.fingerprint
         self.warnings += task.warnings
         self.classifier_hash = self._classifier_hash(task)
@@ -112,15 +108,6 @@ class EditorStudy(Study[EditorSpec]):
     def _describe_model(self) -> ModelDescription:
         check_model(self.spec.model)
         return describe_model(self.spec.model)
-
-    def _check_classifier(self, labelled: bool | None) -> None:
-        assert self.spec.classifier is not None
-        check_folder(resolve(self.spec.classifier), self.spec.classifier)
-        if labelled is False:
-            raise UserError(
-                f"--classifier {self.spec.classifier} has no use for {self.spec.task}, which asks a language model. "
-                "Leave it out, or give a task with classes: atlas-claims, xnli:... or fever:..."
-            )
 
     def _check_task(self, task: EditTask) -> None:
         """The edit languages must be there, and every split needs something to edit."""
@@ -143,41 +130,19 @@ class EditorStudy(Study[EditorSpec]):
         """The task of this sweep, for a tokenizer of its model."""
         return build_task(self.spec, tokenizer, self.data, self.kind)
 
-    def _tokenizer(self) -> Any:
-        folder = resolve(self.spec.model)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-
     def _classifier_hash(self, task: EditTask) -> str | None:
         if self.kind != "classifier":
             return None
-        if self.spec.classifier is not None:
-            return model_fingerprint(self.spec.classifier, self.cache)
         assert isinstance(task, LabelledTask)
-        return classifier_folder(self.spec.model, task, self.classifier_config, self.cache).name
-
-    @property
-    def classifier_config(self) -> ClassifierConfig:
-        """How the raw classifier is trained."""
-        spec = self.spec
-        given: dict[str, Any] = {
-            "seed": spec.seed,
-            "learning_rate": spec.classifier_lr,
-            "epochs": spec.classifier_epochs,
-        }
-        return ClassifierConfig(**{name: value for name, value in given.items() if value is not None})
+        return classifier_hash(self.spec, task, self.cache)
 
     def raw_classifier(self, context: TrialContext) -> RawClassifier | None:
-        """The classifier whose mistakes are edited: the one given, or the one that is trained from the model, found in
-        the cache where it was trained before. None for language models."""
+        """The classifier whose mistakes are edited; None for language models."""
         if self.kind != "classifier":
             return None
-        config = self.classifier_config
-        if self.spec.classifier is not None:
-            folder = resolve(self.spec.classifier)
-            return RawClassifier(folder, cache=context.cache, max_length=config.max_length, device=context.device)
-        task = self.build_task(self._tokenizer())
+        task = self.build_task(tokenizer_of(self.spec.model))
         assert isinstance(task, LabelledTask)
-        return train_classifier(self.spec.model, task, config, cache=context.cache, device=context.device)
+        return raw_classifier(self.spec, task, cache=context.cache, device=context.device)
 
     @property
     def paper_task(self) -> str | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -144,26 +144,15 @@ def train_editor(
     """
     if not editor.trainable:
         raise ValueError(f"{editor.name} learns nothing")
-    training = _Training(editor, task, settings, scratch)
-    if not training.resume():
-        training.validate()
-    while not training.finished:
-        training.take_step()
-        due = training.validation_due
-        if due:
-            point = training.validate()
-            report(
-                point.step,
-                {name: value for name, value in asdict(point).items() if name != "step" and value is not None},
-            )
-        if due or training.checkpoint_due:
-            training.save()
-        progress(training.step / settings.steps)
-    return training.result()
+    return Training(editor, task, settings, scratch).run(progress, report)
 
 
-class _Training:
-    """The state of a training: everything that a checkpoint holds, and what it is made from."""
+class Training:
+    """The state of a training: everything that a checkpoint holds, and what it is made from.
+
+    How a gradient is computed, a checkpoint written and one read is each a method of its own, for trainings that lie
+    on more than one device.
+    """
 
     def __init__(self, editor: Editor, task: EditTask, settings: TrainingSettings, scratch: Path) -> None:
         self.editor, self.task, self.settings = editor, task, settings
@@ -191,6 +180,24 @@ class _Training:
         with fresh_stores(editor.model):
             self._stores = editor.model.frozen_store, editor.model.raw_store
 
+    def run(self, progress: Callable[[float], None], report: Report) -> TrainingResult:
+        """The whole training, or what is left of it; see `train_editor`."""
+        if not self.resume():
+            self.validate()
+        while not self.finished:
+            self.take_step()
+            due = self.validation_due
+            if due:
+                point = self.validate()
+                report(
+                    point.step,
+                    {name: value for name, value in asdict(point).items() if name != "step" and value is not None},
+                )
+            if due or self.checkpoint_due:
+                self.save()
+            progress(self.step / self.settings.steps)
+        return self.result()
+
     @property
     def finished(self) -> bool:
         done = self.step >= self.settings.steps or self.step - self.best_step >= self.settings.patience
@@ -206,28 +213,37 @@ class _Training:
 
     def take_step(self) -> None:
         """One optimizer step; it is left out, with a warning, if the gradient is not finite."""
-        editor, settings = self.editor, self.settings
+        settings = self.settings
         released = settings.accumulation == "as released"
         draws, self.drawn = self.requests.take(settings.edits_per_step + (released and self.step == 0), self.drawn)
-        scale = 1 / (settings.edits_per_step if released else len(draws))
+        self.step += 1
+        loss = self.learn_from(draws, 1 / (settings.edits_per_step if released else len(draws)))
+        if loss is None:
+            self._skip(draws)
+        else:
+            self.losses.append(loss)
+
+    def learn_from(self, draws: Sequence[Sequence[EditSample]], scale: float) -> float | None:
+        """One optimizer step on these draws, each of which counts `scale`: the loss, or None, and nothing is changed,
+        if the gradient is not finite. `step` counts it already."""
+        editor, settings = self.editor, self.settings
         buffers = {name: buffer.clone() for name, buffer in editor.named_buffers()}
         editor.train()
-        editor.prepare_step(settings.seed, self.step)
+        editor.prepare_step(settings.seed, self.step - 1)
         self.optimizer.zero_grad(set_to_none=True)
         with fresh_stores(editor.model):
             losses = step_gradients(
                 editor, draws, settings.weights, scale=scale, tokens_at_once=settings.tokens_at_once
             )
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
-        self.step += 1
-        if bool(torch.isfinite(norm)):
+        finite = bool(torch.isfinite(norm))
+        if finite:
             self.optimizer.step()
-            self.losses.append(losses.total)
         else:
             for name, buffer in editor.named_buffers():
                 buffer.copy_(buffers[name])
-            self._skip(draws)
         self.optimizer.zero_grad(set_to_none=True)
+        return losses.total if finite else None
 
     def _skip(self, draws: Sequence[Sequence[EditSample]]) -> None:
         self.skipped.append(self.step)
@@ -261,7 +277,7 @@ class _Training:
         point = CurvePoint(self.step, loss, scores.acc, scores.con, scores.succ)
         if not self.curve or point.succ > max(before.succ for before in self.curve):
             self.best_step = self.step
-            write_checkpoint(self.best_file, self.editor, None, {"identity": self.identity})
+            self.write(self.best_file, {"identity": self.identity}, resumable=False)
         self.curve.append(point)
         self.losses = []
         log.info("Step %d of %s on %s: %s", self.step, self.editor.name, type(model.hf).__name__, point)
@@ -287,14 +303,22 @@ class _Training:
             "skipped": self.skipped,
             "losses": self.losses,
         }
-        write_checkpoint(self.checkpoint, self.editor, self.optimizer, record)
+        self.write(self.checkpoint, record, resumable=True)
         self.saved_at = time.monotonic()
+
+    def write(self, path: Path, record: Mapping[str, Any], *, resumable: bool) -> None:
+        """Writes the editor as it is; with the optimizer's state where the training is to go on from there."""
+        write_checkpoint(path, self.editor, self.optimizer if resumable else None, record)
+
+    def read(self, path: Path, *, resumable: bool) -> dict[str, Any] | None:
+        """Takes up what `write` wrote and returns its record; None, and nothing is changed, if that is not there."""
+        return read_checkpoint(path, self.editor, self.optimizer if resumable else None, self.identity)
 
     def resume(self) -> bool:
         """Takes up the checkpoint of this training, if there is a whole one."""
         if not self.best_file.exists():
             return False
-        record = read_checkpoint(self.checkpoint, self.editor, self.optimizer, self.identity)
+        record = self.read(self.checkpoint, resumable=True)
         if record is None:
             return False
         self.step, self.drawn, self.best_step = record["step"], record["drawn"], record["best_step"]
@@ -305,7 +329,7 @@ class _Training:
 
     def result(self) -> TrainingResult:
         """The outcome; the editor gets the best parameters."""
-        if read_checkpoint(self.best_file, self.editor, None, self.identity) is None:
+        if self.read(self.best_file, resumable=False) is None:
             raise UserError(
                 f"{self.best_file} is damaged or gone, so the best parameters of this training are lost. Delete its "
                 "folder and train again."

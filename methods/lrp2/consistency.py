@@ -5,87 +5,103 @@ ranked first in the other. Equations 1 and 2 of the paper:
 
     RankC = mean over facts of  sum_{k=1..C} w_k P@k,      w_k = exp(C - k) / sum_{m=1..C} exp(C - m)
 
-so that the first ranks count most: 0.63 of the weight lies on the first. It needs all scores of a sweep (``--keep
-scores``) for the same candidates in both languages; two languages know a candidate as the same by its URI.
+so that the first ranks count most: 0.63 of the weight lies on the first. A candidate is among the first k of both
+languages from the larger of its two ranks on, so that a fact's value is a sum over its candidates, and all facts of
+two languages are a few array operations. Two languages are compared on the candidates that both rank.
 
-Shape legend: C candidates of a fact, G languages.
+Shape legend: C candidates of a fact, F facts, G languages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FactScores = Mapping[str, Mapping[str, float]]
-"""Of one language: fact (uuid) -> candidate (URI) -> score."""
+FEWEST = 2
+"""Shared candidates below which a fact tells nothing: one candidate is always ranked alike."""
 
 
-def fact_consistency(first: ArrayLike, second: ArrayLike) -> float:
-    """How alike two languages rank one fact's candidates, 0 to 1.
+@dataclass(frozen=True)
+class Rankings:
+    """How one language ranks the candidates of its facts.
 
-    Args:
-        first, second: [C] scores of the same candidates in the same order. Equal scores rank in this order.
-
-    Raises:
-        ValueError: the shapes differ or there is no candidate.
+    Attributes:
+        uuids: of the F facts.
+        orders: [F, C] candidates by number, the best first; -1 fills the rows of facts with fewer. A candidate has the
+            same number in every language.
     """
-    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if one.ndim != 1 or one.shape != other.shape or not len(one):
-        raise ValueError(
-            f"scores of the same candidates are needed, but their shapes are {one.shape} and {other.shape}"
-        )
-    # A candidate is among the first k of both from the larger of its two ranks on.
-    shared = np.cumsum(np.bincount(np.maximum(_ranks(one), _ranks(other)), minlength=len(one)))
-    places = np.arange(1, len(one) + 1)
-    return float(np.sum(_weights(len(one)) * shared / places))
+
+    uuids: tuple[str, ...]
+    orders: NDArray[np.int32]
 
 
-def chance_consistency(candidates: int) -> float:
+@dataclass(frozen=True)
+class FactConsistency:
+    """Two languages on the facts of which both rank at least two of the same candidates.
+
+    Attributes:
+        rows: of these facts among the first language's.
+        values: RankC of each, 0 to 1.
+        chance: what two independent random orders of as many candidates would have on average.
+    """
+
+    rows: NDArray[np.intp]
+    values: NDArray[np.float64]
+    chance: NDArray[np.float64]
+
+
+def fact_consistency(first: Rankings, second: Rankings) -> FactConsistency:
+    """RankC of two languages, fact by fact."""
+    place = {uuid: row for row, uuid in enumerate(second.uuids)}
+    rows = np.array([row for row, uuid in enumerate(first.uuids) if uuid in place], dtype=np.intp)
+    others = np.array([place[first.uuids[row]] for row in rows], dtype=np.intp)
+    numbers = 1 + max((int(side.orders.max(initial=-1)) for side in (first, second)), default=0)
+    one, other = (_keys(side.orders[at], numbers) for side, at in ((first, rows), (second, others)))
+    one, other = one[np.isin(one, other)], other[np.isin(other, one)]
+    sizes = np.bincount(one // numbers, minlength=len(rows)) if len(one) else np.zeros(len(rows), dtype=np.intp)
+    starts = np.cumsum(sizes) - sizes
+    ranks = []
+    for keys in (one, other):  # rows in order, within a row the best first
+        rank = np.arange(len(keys)) - starts[keys // numbers]
+        ranks.append(rank[np.argsort(keys)])
+    fact = np.sort(one) // numbers
+    weights, shares = _sums(int(sizes.max(initial=0)))
+    reached = shares[sizes[fact]] - shares[np.maximum(*ranks)]
+    told = sizes >= FEWEST
+    values = np.bincount(fact, weights=reached, minlength=len(rows))[told] / weights[sizes[told]]
+    return FactConsistency(rows[told], values, chance_consistency(sizes[told]))
+
+
+def chance_consistency(candidates: ArrayLike) -> NDArray[np.float64]:
     """The expected value for two independent random orders of C candidates, where P@k is k / C on average."""
-    return float(np.sum(_weights(candidates) * np.arange(1, candidates + 1) / candidates))
+    counts = np.asarray(candidates, dtype=np.intp)
+    weights, _ = _sums(int(counts.max(initial=0)))
+    places = np.arange(len(weights))
+    first = np.cumsum(places * np.diff(weights, prepend=0.0))
+    return np.asarray(first[counts] / (np.maximum(counts, 1) * weights[np.maximum(counts, 1)]))
 
 
-def rank_consistency(first: FactScores, second: FactScores) -> float:
-    """RankC of two languages over the facts that both have; nan if they share none.
-
-    Of each fact the candidates that both languages score are ranked.
-    """
-    values = []
-    for uuid in sorted(first.keys() & second.keys()):
-        candidates = sorted(first[uuid].keys() & second[uuid].keys())
-        if candidates:
-            one, other = ([scores[uuid][candidate] for candidate in candidates] for scores in (first, second))
-            values.append(fact_consistency(one, other))
-    return float(np.mean(values)) if values else float("nan")
-
-
-def consistency_matrix(scores: Mapping[str, FactScores]) -> tuple[Sequence[str], NDArray[np.float64]]:
-    """RankC of every two languages.
-
-    Args:
-        scores: language -> its scores.
-
-    Returns:
-        The languages, and [G, G] symmetric with ones on the diagonal.
-    """
-    languages = list(scores)
+def consistency_matrix(languages: Sequence[Rankings]) -> NDArray[np.float64]:
+    """[G, G] RankC of every two languages, symmetric with ones on the diagonal; nan where they share no fact."""
     matrix = np.eye(len(languages))
-    for (row, one), (column, other) in combinations(enumerate(languages), 2):
-        matrix[row, column] = matrix[column, row] = rank_consistency(scores[one], scores[other])
-    return languages, matrix
+    for row, one in enumerate(languages):
+        for column in range(row):
+            values = fact_consistency(one, languages[column]).values
+            matrix[row, column] = matrix[column, row] = values.mean() if len(values) else np.nan
+    return matrix
 
 
-def _ranks(scores: NDArray[np.float64]) -> NDArray[np.intp]:
-    """[C] the rank of each candidate, 0 for the largest score."""
-    ranks = np.empty(len(scores), dtype=np.intp)
-    ranks[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
-    return ranks
+def _keys(orders: NDArray[np.int32], numbers: int) -> NDArray[np.int64]:
+    """One number for each fact and candidate, row by row."""
+    row, column = np.nonzero(orders >= 0)
+    return np.asarray(row * np.int64(numbers) + orders[row, column])
 
 
-def _weights(candidates: int) -> NDArray[np.float64]:
-    """[C] the weights of the first 1, 2, ... C ranks; the exponents are shifted, so that none overflows."""
-    weights = np.exp(-np.arange(candidates, dtype=np.float64))
-    return np.asarray(weights / weights.sum())
+def _sums(candidates: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of exp(1 - k), and of exp(1 - k) / k, over the first 0, 1, ... C ranks k; scaled, so that none overflows."""
+    places = np.arange(1, max(1, candidates) + 1)
+    weights = np.exp(1.0 - places)
+    return np.cumsum([0.0, *weights]), np.cumsum([0.0, *(weights / places)])

@@ -2,59 +2,73 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import torch
+from transformers import AutoTokenizer
 
 from methods.backbone import Backbone, load_backbone
+from methods.backbone.footprint import Footprint
+from methods.lrp2.footprint import query_cost, search_needs, takes_trees
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import Query
-from methods.lrp2.projection import Pair
 from methods.lrp2.search import LayerSearch
-from methods.lrp2.tiles import build_tile
+from orchestrator.needs import ModelNeeds
 from orchestrator.study import Estimate, Trial
 
 if TYPE_CHECKING:
     from methods.lrp2.study import LRP2Study
 
 SAMPLED_FACTS = 32
+SAMPLED_LANGUAGES, FEWER_FACTS = 4, 16
 SAMPLED_SENTENCES = 64
 CALIBRATION_FLOPS = 4e11
 
 
 @dataclass(frozen=True)
-class QueryCost:
-    """Mean cost of a query.
+class Reader:
+    """What building queries asks of a backbone, without its weights."""
 
-    Attributes:
-        rows: packed rows.
-        needed: rows the head is asked for.
-        length: keys a row meets.
-    """
-
-    rows: float
-    needed: float
-    length: float
-
-    def flops(self, backbone: Backbone, pairs: Sequence[Pair]) -> float:
-        """Operations of the blocks, last block only for needed rows; the head is in the calibration's ratio."""
-        walk = schedule(pairs, backbone.num_layers)
-        inner = walk.block_evaluations - walk.last
-        last = walk.last * backbone.block_flops(self.length, self.needed / self.rows)
-        return self.rows * (inner * backbone.block_flops(self.length) + last)
+    tokenizer: Any
+    max_length: int | None
 
 
-def query_cost(queries: Sequence[Query], *, trees: bool) -> QueryCost:
-    """Mean cost of sampled queries when packed."""
-    answerable = [query for query in queries if query.gold >= 0]
-    if not answerable:
-        return QueryCost(1.0, 1.0, 1.0)
-    pack = build_tile(answerable, trees=trees, ranking_only=True).pack
-    length = sum(s.count * s.length**2 for s in pack.segments) / pack.rows
-    return QueryCost(pack.rows / len(answerable), len(pack.need) / len(answerable), length)
+@functools.cache
+def read_tokenizer(folder: Path) -> Any:
+    """A model's tokenizer, read once by each process."""
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def needs_of(study: LRP2Study) -> ModelNeeds:
+    """What the search asks of a machine, with the length of its queries from a few facts of a few languages."""
+    spec, facts = study.spec, study.facts
+    languages = [language for language in study.languages if facts.count(language)]
+    sample: list[Query] = []
+    for language in languages[:: max(1, len(languages) // SAMPLED_LANGUAGES)]:
+        sample += sampled_queries(study, language, facts.facts(language), FEWER_FACTS)
+    footprint = Footprint.of(spec.model, getattr(torch, spec.dtype))
+    searched = [facts.count(language) for language in languages]
+    return search_needs(
+        footprint,
+        study.pairs,
+        facts=sum(searched),
+        cost=query_cost(sample, trees=takes_trees(footprint.description)),
+        checked=sum(min(count, spec.precision_sample) for count in searched) if study.inexact else 0,
+        name=spec.model,
+    )
+
+
+def sampled_queries(study: LRP2Study, language: str, facts: pa.Table, count: int) -> list[Query]:
+    """The queries of about `count` facts, evenly spread."""
+    chosen = facts.take(list(range(0, len(facts), max(1, len(facts) // count)))[:count])
+    reader = Reader(study.tokenizer, study.description.max_length)
+    return [query for _, block in study.queries(reader, language, chosen) for query in block]
 
 
 def estimate_search(study: LRP2Study, trials: Sequence[Trial], threads: int) -> Estimate:
@@ -65,44 +79,43 @@ def estimate_search(study: LRP2Study, trials: Sequence[Trial], threads: int) -> 
     """
     if not trials:
         return Estimate(0.0, 0.0)
-    spec = study.spec
+    spec, model = study.spec, study.description
     torch.set_num_threads(threads)
-    device = "cuda" if spec.gpus_per_trial and torch.cuda.is_available() else "cpu"
-    backbone = load_backbone(spec.model, dtype=getattr(torch, spec.dtype), device=device)
-    trees = backbone.kind == "causal" and backbone.accepts_trees
+    trees = takes_trees(model)
     search_flops, sample = 0.0, []
     for trial in trials:
         facts = study.trial_facts(trial)
         language = str(trial.cell["language"])
-        step = max(1, len(facts) // SAMPLED_FACTS)
-        chosen = facts.take(list(range(0, len(facts), step))[:SAMPLED_FACTS])
-        queries = [query for _, block in study.queries(backbone, language, chosen) for query in block]
+        queries = sampled_queries(study, language, facts, SAMPLED_FACTS)
         pairs = study.pairs if language != spec.pivot else ()
-        search_flops += len(facts) * query_cost(queries, trees=trees).flops(backbone, pairs)
+        search_flops += len(facts) * query_cost(queries, trees=trees).flops(model, pairs)
         if pairs:
             sample += [query for query in queries if query.gold >= 0]
     languages = {str(trial.cell["language"]) for trial in trials} | {spec.pivot}
-    vector_flops = sum(_vector_flops(study, backbone, language) for language in languages)
+    vector_flops = sum(_vector_flops(study, language) for language in languages)
+    device = "cuda" if spec.gpus_per_trial != 0 and torch.cuda.is_available() else "cpu"
+    backbone = load_backbone(spec.model, dtype=getattr(torch, spec.dtype), device=device)
     seconds_per_flop = _calibrate(study, backbone, sample, trees)
-    walk = schedule(study.pairs, backbone.num_layers)
+    walk = schedule(study.pairs, model.num_layers)
     return Estimate(
         flops=search_flops + vector_flops,
         seconds=(search_flops + vector_flops) * seconds_per_flop,
         notes=(
             f"{walk.block_evaluations} block evaluations per input instead of "
-            f"{len(study.pairs) * backbone.num_layers} in a loop over pairs",
+            f"{len(study.pairs) * model.num_layers} in a loop over pairs",
             f"time from a run of a few queries on this machine: {1e-9 / seconds_per_flop:.0f} GFLOP/s, head included",
         ),
     )
 
 
-def _vector_flops(study: LRP2Study, backbone: Backbone, language: str) -> float:
+def _vector_flops(study: LRP2Study, language: str) -> float:
     """Operations for a language's vectors."""
+    model = study.description
     for batch in study.sentences.sentences(language):
         some = list(batch)[:SAMPLED_SENTENCES]
-        lengths = [len(ids) for ids in backbone.tokenizer(some)["input_ids"]]
+        lengths = [len(ids) for ids in study.tokenizer(some)["input_ids"]]
         mean = sum(lengths) / len(lengths)
-        return study.sentences.count(language) * mean * backbone.num_layers * backbone.block_flops(mean)
+        return study.sentences.count(language) * mean * model.num_layers * model.block_flops(mean)
     return 0.0
 
 
@@ -113,9 +126,9 @@ def _calibrate(study: LRP2Study, backbone: Backbone, sample: Sequence[Query], tr
     cost = query_cost(queries, trees=trees)
     while len(queries) > 1 and len(queries) * cost.rows > 1024:
         queries = queries[::2]
-    while len(pairs) > 1 and len(queries) * cost.flops(backbone, pairs) > CALIBRATION_FLOPS:
+    while len(pairs) > 1 and len(queries) * cost.flops(backbone.description, pairs) > CALIBRATION_FLOPS:
         pairs = pairs[::2]
-    while len(queries) > 1 and len(queries) * cost.flops(backbone, pairs) > CALIBRATION_FLOPS:
+    while len(queries) > 1 and len(queries) * cost.flops(backbone.description, pairs) > CALIBRATION_FLOPS:
         queries = queries[::2]
     search = LayerSearch(backbone, keep=study.spec.keep, last_layer=study.spec.last_layer)
     generator = torch.Generator().manual_seed(0)
@@ -123,4 +136,6 @@ def _calibrate(study: LRP2Study, backbone: Backbone, sample: Sequence[Query], tr
     search.run(queries[:1], shift, pairs)
     start = time.perf_counter()
     search.run(queries, shift, pairs)
-    return (time.perf_counter() - start) / (len(queries) * query_cost(queries, trees=trees).flops(backbone, pairs))
+    return (time.perf_counter() - start) / (
+        len(queries) * query_cost(queries, trees=trees).flops(backbone.description, pairs)
+    )

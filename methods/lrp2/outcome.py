@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from methods.lrp2.analysis.groups import Group
 from methods.lrp2.analysis.paper import Reference
 
@@ -137,6 +140,48 @@ class NullControl:
 
 
 @dataclass(frozen=True)
+class PivotConsistency:
+    """RankC of one language with the pivot, 0 to 100, over `facts` facts.
+
+    Attributes:
+        chance: of two random orders of as many candidates.
+        baseline, oracle: without LRP2, and at the language's best pair.
+        change: of the honest choice against `baseline`, with its bootstrap interval `low` to `high`.
+        p, adjusted: of the paired test of `change`, and corrected over the languages.
+        verdict: in a few words.
+    """
+
+    language: str
+    facts: int
+    chance: float
+    baseline: float
+    oracle: float
+    change: float
+    low: float
+    high: float
+    p: float
+    adjusted: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Whether languages rank a fact's candidates alike (RankC).
+
+    Attributes:
+        languages: G of them, the pivot first.
+        baseline, oracle: [G, G] RankC of every two, 0 to 100, without LRP2 and at each language's best pair; NaN where
+            two share no facts.
+        with_pivot: the others beside the pivot.
+    """
+
+    languages: tuple[str, ...]
+    baseline: NDArray[np.float64]
+    oracle: NDArray[np.float64]
+    with_pivot: tuple[PivotConsistency, ...]
+
+
+@dataclass(frozen=True)
 class SearchOutcome:
     """A whole search.
 
@@ -153,6 +198,7 @@ class SearchOutcome:
         same_facts: whether the facts are the paper's, mLAMA.
         null: the control, where it was drawn.
         correction: how p values are corrected over languages, in words.
+        consistency: where all scores were kept.
     """
 
     pivot: str
@@ -167,3 +213,4 @@ class SearchOutcome:
     same_facts: bool = False
     null: NullControl | None = None
     correction: str = "Holm"
+    consistency: Consistency | None = None

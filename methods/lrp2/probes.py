@@ -61,6 +61,9 @@ class Query:
         divisors: per candidate.
         gold: the gold object's candidate number, -1 if it has no tokens or its form is too long for the model.
         gold_twins: how many other candidates have exactly the gold object's tokens; they tie with it always.
+        names: per candidate what it is called in every language: the object's identifier, its place among the fact's
+            own candidates, or where the source has neither its text. Candidates with the same tokens are one, under
+            the name of the gold object or else of the first of them.
     """
 
     index: int
@@ -69,6 +72,7 @@ class Query:
     divisors: tuple[int, ...]
     gold: int
     gold_twins: int
+    names: tuple[str, ...] = ()
 
     @property
     def longest(self) -> int:
@@ -94,6 +98,10 @@ class QueryBuilder:
         self.options = options
         self.pools = pools
         self.max_length = max_length
+        self._names = {
+            relation: {text: uri or text for text, uri in zip(pool.candidates, pool.uris, strict=True)}
+            for relation, pool in pools.items()
+        }
         self._pieces: dict[str, tuple[int, ...]] = {}
         if options.kind == "masked" and tokenizer.mask_token_id is None:
             raise UserError(
@@ -110,21 +118,25 @@ class QueryBuilder:
             return self._masked(rows, texts, pools, start)
         return self._causal(rows, texts, pools, start)
 
-    def _pool(self, row: Mapping[str, Any]) -> Sequence[str]:
+    def _pool(self, row: Mapping[str, Any]) -> Mapping[str, str]:
+        """The candidates of a fact in the order in which they are scored, and their names."""
         if self.options.candidates == "own":
             if not row["candidates"]:
                 raise UserError(
                     f"fact {row['uuid']} lists no candidates of its own: these facts cannot be probed with "
                     "--candidates own; use full or sampled"
                 )
-            return sorted({*row["candidates"], row["object"]})
-        pool = self.pools[row["relation"]]
+            places = {text: f"{n}/{len(row['candidates'])}" for n, text in enumerate(row["candidates"], start=1)}
+            return dict(sorted(({row["object"]: "object"} | places).items()))
+        relation, names = row["relation"], self._names[row["relation"]]
         if self.options.candidates == "full":
-            return pool.candidates
-        return sample_pool(pool, row["relation"], row["uuid"], row["object"], self.options.pool_size, self.options.seed)
+            return names
+        size, seed = self.options.pool_size, self.options.seed
+        drawn = sample_pool(self.pools[relation], relation, row["uuid"], row["object"], size, seed)
+        return {text: names[text] for text in drawn}
 
     def _masked(
-        self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], pools: Sequence[Sequence[str]], start: int
+        self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], pools: Sequence[Mapping[str, str]], start: int
     ) -> list[Query]:
         mask = self.tokenizer.mask_token_id
         self._tokenize_candidates({candidate for pool in pools for candidate in pool})
@@ -147,6 +159,7 @@ class QueryBuilder:
             room = math.inf if self.max_length is None else self.max_length - len(prefix) - len(suffix)
             pieces_of = {c: self._pieces[c] if len(self._pieces[c]) <= room else () for c in pool}
             distinct, gold, twins = _distinct([pieces_of[c] for c in pool], pieces_of[row["object"]])
+            names = _names(zip(pieces_of.values(), pool.values(), strict=True), distinct, gold, pool[row["object"]])
             counts = sorted({len(pieces) for pieces in distinct})
             form_of = {m: n for n, m in enumerate(counts)}
             queries.append(
@@ -159,6 +172,7 @@ class QueryBuilder:
                     divisors=tuple(len(pieces) for pieces in distinct),
                     gold=gold,
                     gold_twins=twins,
+                    names=names,
                 )
             )
         return queries
@@ -170,7 +184,7 @@ class QueryBuilder:
             self._pieces.update({text: tuple(ids) for text, ids in zip(new, encoded, strict=True)})
 
     def _causal(
-        self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], pools: Sequence[Sequence[str]], start: int
+        self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], pools: Sequence[Mapping[str, str]], start: int
     ) -> list[Query]:
         bos = self.tokenizer.bos_token_id if self.options.bos else None
         head = () if bos is None else (bos,)
@@ -197,6 +211,7 @@ class QueryBuilder:
             at += len(pool)
             gold_ids = sequences[list(pool).index(row["object"])]
             distinct, gold, twins = _distinct(sequences, gold_ids)
+            names = _names(zip(sequences, pool.values(), strict=True), distinct, gold, pool[row["object"]])
             queries.append(
                 Query(
                     index=start + offset,
@@ -208,6 +223,7 @@ class QueryBuilder:
                     divisors=tuple(1 if self.options.score == "sum" else len(spans[ids]) for ids in distinct),
                     gold=gold,
                     gold_twins=twins,
+                    names=names,
                 )
             )
         return queries
@@ -219,6 +235,16 @@ def _distinct(sequences: Sequence[tuple[int, ...]], gold: tuple[int, ...]) -> tu
     if not gold:
         return distinct, -1, 0
     return distinct, distinct.index(gold), sequences.count(gold) - 1
+
+
+def _names(
+    named: Iterable[tuple[tuple[int, ...], str]], distinct: Sequence[tuple[int, ...]], gold: int, gold_name: str
+) -> tuple[str, ...]:
+    """The name of each of the distinct sequences: the gold object's own, else the first that has it."""
+    first: dict[tuple[int, ...], str] = {}
+    for ids, name in named:
+        first.setdefault(ids, name)
+    return tuple(gold_name if number == gold else first[ids] for number, ids in enumerate(distinct))
 
 
 def sample_pool(pool: Pool, relation: str, uuid: str, gold: str, size: int, seed: int) -> list[str]:

@@ -22,99 +22,17 @@ V vocabulary, D hidden.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from methods.lrp2.head import Head, Normalisers
 from methods.lrp2.tiles import Tile
 
-# Rows and vocabulary entries of a tile of logits: on a CPU what its caches hold, on a GPU what keeps it busy.
-ROW_TILE = {"cpu": 1024, "cuda": 2048}
-VOCABULARY_TILE = {"cpu": 1024, "cuda": 4096}
-SAMPLED_ROWS = 8192
-
-
-@dataclass(frozen=True)
-class Head:
-    """The vocabulary matrix [V, D], its bias [V] or None, the means of both over the vocabulary, and the rows' spread.
-
-    `spread` [D, D] is a square root of the rows' covariance: ``|h @ spread|^2`` is about the variance of a state's
-    logits. It only serves an estimate, so a sample of the rows gives it.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    mean_weight: Tensor
-    mean_bias: Tensor
-    spread: Tensor
-
-    @classmethod
-    def of(cls, unembedding: tuple[Tensor, Tensor | None], dtype: torch.dtype) -> Head:
-        """Prepares a backbone's unembedding; logits are computed in `dtype`."""
-        weight, bias = unembedding
-        mean_weight = torch.stack(
-            [part.double().sum(0) for part in weight.split(VOCABULARY_TILE[weight.device.type])]
-        ).sum(0) / len(weight)
-        mean_bias = torch.zeros((), device=weight.device) if bias is None else bias.double().mean()
-        sample = weight[:: 1 + len(weight) // SAMPLED_ROWS].float()
-        spread = torch.linalg.qr(sample - sample.mean(0), mode="r").R.T / len(sample) ** 0.5
-        return cls(
-            weight.to(dtype),
-            None if bias is None else bias.to(dtype),
-            mean_weight.to(dtype),
-            mean_bias.to(dtype),
-            spread.to(dtype),
-        )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype logits are computed in."""
-        return self.weight.dtype
-
-    def normaliser(self, states: Tensor, bound: Tensor) -> Tensor:
-        """Streaming logsumexp over the vocabulary: states [R, D] to [R]; no [R, V] matrix is ever held.
-
-        Args:
-            states: what the matrix is applied to.
-            bound: [R], at most the result and not far below it: it keeps the exponentials in range, so that no pass
-                over the logits is needed to find their maximum.
-        """
-        height, width = ROW_TILE[states.device.type], VOCABULARY_TILE[states.device.type]
-        out = torch.empty_like(bound)
-        buffer = torch.empty(height, width, dtype=self.dtype, device=states.device)
-        for start in range(0, len(states), height):
-            rows = states[start : start + height].to(self.dtype)
-            shift = bound[start : start + height, None]
-            total = torch.zeros(len(rows), dtype=self.accumulator, device=states.device)
-            for v in range(0, len(self.weight), width):
-                total += self._exponentials(rows, shift, slice(v, v + width), buffer).sum(-1)
-            out[start : start + height] = shift[:, 0] + total.log()
-        # Where the bound was too far below, the exponentials left the range.
-        lost = (~out.isfinite()).nonzero()[:, 0]
-        for row in lost.tolist():
-            logits = F.linear(states[row : row + 1].to(self.dtype), self.weight, self.bias)
-            out[row] = logits.to(self.accumulator).logsumexp(-1)
-        return out
-
-    def _exponentials(self, rows: Tensor, shift: Tensor, part: slice, buffer: Tensor) -> Tensor:
-        """exp(logits - shift) of a part of the vocabulary, in the buffer where its precision allows."""
-        weight, bias = self.weight[part], None if self.bias is None else self.bias[part]
-        if self.dtype != self.accumulator:
-            return F.linear(rows, weight, bias).to(self.accumulator).sub_(shift).exp_()
-        logits = buffer[: len(rows), : len(weight)]
-        if bias is None:
-            logits.copy_(-shift.expand_as(logits))
-        else:
-            torch.sub(bias, shift, out=logits)
-        return logits.addmm_(rows, weight.T).exp_()
-
-    @property
-    def accumulator(self) -> torch.dtype:
-        """Scores are added up in float32 at least."""
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
+# How much more of the vocabulary is summed up than an estimate says is enough.
+CAUTION = 1.25
 
 
 @dataclass(frozen=True)
@@ -125,13 +43,13 @@ class Ranking:
         hits: [n, Q] bool, the gold object is strictly best.
         ties: [n, Q] int16, candidates that share the top with the gold object; 0 where it is alone or not on top.
         scores: [n, C] of all candidates, or None when only hits were asked for.
-        normalised_rows: rows whose normaliser was computed, of ``n * M``.
+        normalised_rows: how many rows' normalisers were computed, parts of them added up, of ``n * M``.
     """
 
     hits: Tensor
     ties: Tensor
     scores: Tensor | None
-    normalised_rows: int
+    normalised_rows: float
 
 
 def rank(states: Tensor, tile: Tile, head: Head, *, keep_scores: bool) -> Ranking:
@@ -143,40 +61,18 @@ def rank(states: Tensor, tile: Tile, head: Head, *, keep_scores: bool) -> Rankin
         head: the vocabulary matrix.
         keep_scores: normalise every row and return all scores.
     """
-    n, m, _ = states.shape
     logits, norms = _read(states, tile, head)
     raw = _gathered_sum(logits, tile.raw_reads)
-    flat = states.reshape(n * m, -1)
-
-    def normalise(wanted: Tensor) -> None:
-        """Computes the normalisers of the wanted rows [n, M] that are not exact yet."""
-        index = (wanted & ~norms.exact).view(-1).nonzero()[:, 0]
-        norms.settle(index, head.normaliser(flat[index], norms.bound.view(-1)[index]))
-
     if keep_scores:
-        normalise(torch.ones_like(norms.exact))
-    hits, ties = _decide(raw, tile, norms, normalise)
+        norms.raise_to(torch.full_like(norms.level, norms.last))
+    hits, ties = _decide(raw, tile, norms)
     scores = None
     if keep_scores:
         totals = (
             _gathered_sum(norms.bound, tile.set_rows) + _gathered_sum(norms.bound, tile.common_rows)[:, tile.set_query]
         )
         scores = (raw - totals[:, tile.set_of]) / tile.set_divisor[tile.set_of].to(raw.dtype)
-    return Ranking(hits, ties, scores, int(norms.exact.sum()))
-
-
-@dataclass(frozen=True)
-class Normalisers:
-    """What is known of the log-normalisers of all rows: a lower bound, an estimate, whether both are exact; [n, M]."""
-
-    bound: Tensor
-    estimate: Tensor
-    exact: Tensor
-
-    def settle(self, index: Tensor, values: Tensor) -> None:
-        """Takes the exact values of the rows `index` of the flattened tables."""
-        for table, known in ((self.bound, values), (self.estimate, values), (self.exact, True)):
-            table.view(-1)[index] = known
+    return Ranking(hits, ties, scores, norms.computed)
 
 
 def _read(states: Tensor, tile: Tile, head: Head) -> tuple[Tensor, Normalisers]:
@@ -186,12 +82,10 @@ def _read(states: Tensor, tile: Tile, head: Head) -> tuple[Tensor, Normalisers]:
     last = tile.reads[-1]
     width = last.first + last.rows.numel() * last.tokens.shape[1]
     logits = torch.empty(n, width, dtype=head.accumulator, device=states.device)
-    mean = (states.to(head.dtype) @ head.mean_weight + head.mean_bias).to(head.accumulator)
-    half_variance = (states.to(head.dtype) @ head.spread).to(head.accumulator).square().sum(-1) / 2
+    mean = head.rest_mean(states, 0)
+    half_variance = head.variance(states) / 2
     bound = torch.empty(n, m, dtype=head.accumulator, device=states.device)
     estimate = torch.empty_like(bound)
-    # Rounding of the mean and of the normaliser itself must never turn a bound into a claim that is false.
-    margin = 1e4 * torch.finfo(head.dtype).eps
     for group in tile.reads:
         (lists, rows), k = group.rows.shape, group.tokens.shape[1]
         places = group.rows.reshape(-1)
@@ -208,9 +102,9 @@ def _read(states: Tensor, tile: Tile, head: Head) -> tuple[Tensor, Normalisers]:
         rest = vocabulary - counts
         rest_mean = (vocabulary * mean[:, group.rows] - (z * real).sum(-1)) / rest.clamp(min=1)
         unseen = torch.where(rest > 0, rest_mean + rest.clamp(min=1).log(), -math.inf)
-        bound[:, places] = (torch.logaddexp(seen, unseen) - margin).reshape(n, -1)
+        bound[:, places] = (torch.logaddexp(seen, unseen) - head.margin).reshape(n, -1)
         estimate[:, places] = torch.logaddexp(seen, unseen + half_variance[:, group.rows]).reshape(n, -1)
-    return logits, Normalisers(bound, estimate, torch.zeros(n, m, dtype=torch.bool, device=states.device))
+    return logits, Normalisers.start(head, states, bound, estimate)
 
 
 def _gathered_sum(values: Tensor, index: Tensor) -> Tensor:
@@ -222,11 +116,10 @@ def _gathered_sum(values: Tensor, index: Tensor) -> Tensor:
     return total
 
 
-def _decide(raw: Tensor, tile: Tile, norms: Normalisers, normalise: Callable[[Tensor], None]) -> tuple[Tensor, Tensor]:
+def _decide(raw: Tensor, tile: Tile, norms: Normalisers) -> tuple[Tensor, Tensor]:
     """Hits and ties, both [n, Q].
 
-    Works on norm sets: the best candidate of a set stands for all of it. `norms` changes as `normalise` is called for
-    more rows.
+    Works on norm sets: the best candidate of a set stands for all of it. Raises `norms` as far as it takes.
     """
     n, device = len(raw), raw.device
     sets = len(tile.set_rows)
@@ -254,6 +147,7 @@ def _decide(raw: Tensor, tile: Tile, norms: Normalisers, normalise: Callable[[Te
         common = _gathered_sum(table, tile.common_rows)[:, :, None] * common_share
         return gold - (best - of_set[:, members]) * rival_share - common
 
+    set_length = (tile.set_rows < norms.bound.shape[1]).sum(-1).to(raw.dtype)
     open_ = own_best <= gold_raw
     won = torch.zeros_like(open_)
     matched = torch.zeros_like(rival.expand(n, -1, -1))
@@ -278,6 +172,10 @@ def _decide(raw: Tensor, tile: Tile, norms: Normalisers, normalise: Callable[[Te
         if not bool(open_.any()):
             break
         guess = torch.where(unsettled, difference(norms.estimate), math.inf)
+        # A bound that has seen a part f of the vocabulary lies about -log f below its normaliser.
+        enough = guess.abs().nan_to_num(posinf=0.0)
+        part_of_rival = torch.exp(-enough / (rival_share * set_length[members]).clamp(min=share.min()))
+        part_of_gold = torch.exp(-enough / (gold_share * set_length[gold_set][:, None]).clamp(min=share.min()))
         strongest = guess == guess.amin(-1, keepdim=True)
         losing = (guess < 0).any(-1, keepdim=True)
         contest = unsettled & (strongest | ~losing)
@@ -288,11 +186,17 @@ def _decide(raw: Tensor, tile: Tile, norms: Normalisers, normalise: Callable[[Te
         of_common = contest & ~common_exact & late & torch.where(losing, common_share < 0, common_share > 0)
         of_common |= contest & ~common_exact & rival_exact & gold_exact
         of_gold = contest & ~gold_exact & (~losing | (rival_exact & (common_exact | (common_share >= 0))))
-        wanted = torch.zeros(n, norms.bound.shape[1] + 1, dtype=torch.bool, device=device)
-        _want(wanted, of_rival & open_[:, :, None], tile.set_rows[members])
-        _want(wanted, of_common.any(-1) & open_, tile.common_rows)
-        _want(wanted, of_gold.any(-1) & open_, tile.set_rows[gold_set])
-        normalise(wanted[:, :-1])
+        target = torch.zeros(n, norms.bound.shape[1] + 1, dtype=torch.long, device=device)
+        asked = open_[:, :, None]
+        rival_level = torch.where(losing, norms.last, norms.level_of(CAUTION * part_of_rival))
+        gold_level = torch.where(losing, norms.level_of(CAUTION * part_of_gold), norms.last)
+        _ask(target, of_rival & asked, tile.set_rows[members], rival_level)
+        _ask(target, of_common.any(-1) & open_, tile.common_rows, torch.full_like(target[:, :1], norms.last))
+        gold_level = torch.where(of_gold, gold_level, 0).amax(-1)
+        _ask(target, of_gold.any(-1) & open_, tile.set_rows[gold_set], gold_level)
+        target = target[:, :-1]
+        # Where an estimate was wrong the next level follows, so every turn brings the answer nearer.
+        norms.raise_to(torch.where(target > 0, torch.maximum(target, (norms.level + 1).clamp(max=norms.last)), 0))
     ties = torch.zeros(won.shape, dtype=torch.int16, device=device)
     level = won & ((own_best == gold_raw) | matched.any(-1))
     for branch, query in level.nonzero().tolist():
@@ -306,10 +210,13 @@ def _all_exact(exact: Tensor, rows: Tensor) -> Tensor:
     return _gathered_sum((~exact).to(torch.int32), rows) == 0
 
 
-def _want(wanted: Tensor, which: Tensor, rows: Tensor) -> None:
-    """Marks in `wanted` [n, M + 1] the rows [*, E] of the lists chosen by `which` [n, *]."""
+def _ask(target: Tensor, which: Tensor, rows: Tensor, level: Tensor) -> None:
+    """Raises `target` [n, M + 1] to `level` [n, *] at the rows [*, E] of the lists chosen by `which` [n, *]."""
     branch, *place = which.nonzero(as_tuple=True)
-    wanted[branch[:, None], rows[tuple(place)]] = True
+    chosen = rows[tuple(place)]
+    levels = level.expand(which.shape)[which]
+    index = (branch[:, None] * target.shape[1] + chosen).view(-1)
+    target.view(-1).scatter_reduce_(0, index, levels[:, None].expand_as(chosen).reshape(-1), "amax")
 
 
 def _count_ties(raw: Tensor, tile: Tile, matched: Tensor, branch: int, query: int) -> int:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
+from methods.lrp2.analysis.consistency_section import consistency_section
 from methods.lrp2.analysis.distance_sections import gaps_section, relations_section
 from methods.lrp2.analysis.sections import evidence_table, groups_section, layers_table
 from methods.lrp2.analysis.statistics import REAL_GAIN, REAL_LOSS
@@ -71,6 +72,7 @@ def report_sections(outcome: SearchOutcome) -> Sequence[Section]:
         gaps_section(outcome, others),
         *([relations] if relations else []),
         _gap(outcome),
+        consistency_section(outcome),
         _choices(outcome),
     ]
 

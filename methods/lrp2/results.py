@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from methods.lrp2.consistency import Rankings
 from methods.lrp2.selection import LanguageHits
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def hits_table(
     *,
     dropped: Mapping[Pair, int],
     changed: tuple[int, int] | None,
+    candidates: Sequence[Sequence[str]] = (),
 ) -> pa.Table:
     """The table of a trial.
 
@@ -40,11 +43,12 @@ def hits_table(
         num_layers: L.
         dropped: for each pair that a race dropped the facts, from the first, that it was evaluated on.
         changed: hits that inexact arithmetic changed, and how many were compared; None for exact arithmetic.
+        candidates: where scores were kept, the names of each fact's candidates in the order of their scores.
 
     Returns:
         Columns relation, uuid, subject (the subject's identifier, or the fact's where it has none), hits (bitmap), ties
-        (list of [column, candidates sharing the top]) and, if scores were kept, scores (per column the list of all
-        candidates' scores).
+        (list of [column, candidates sharing the top]) and, if scores were kept, candidates (their names) and scores
+        (per column the list of all candidates' scores). Both are empty for a fact whose object cannot be asked.
     """
     from methods.lrp2.search import SearchStats  # torch stands behind it, and reading needs none
 
@@ -66,6 +70,7 @@ def hits_table(
         ),
     }
     if parts and parts[0].scores is not None:
+        columns["candidates"] = pa.array([list(names) for names in candidates], pa.list_(pa.string()))
         columns["scores"] = _score_column(parts)
     record = {
         "pairs": list(pairs),
@@ -121,3 +126,46 @@ def language_hits(language: str, tables: Sequence[pa.Table]) -> LanguageHits:
         ties=ties,
         evaluated=evaluated,
     )
+
+
+def has_rankings(tables: Sequence[pa.Table]) -> bool:
+    """Whether all scores of a language were stored with their candidates' names."""
+    return all({"candidates", "scores"} <= {*table.column_names} for table in tables)
+
+
+def language_rankings(tables: Sequence[pa.Table], columns: NDArray[np.intp], numbers: dict[str, int]) -> Rankings:
+    """How a language ranks its candidates, each fact in the column that answers it.
+
+    Args:
+        tables: the parts of the language, for which `has_rankings`.
+        columns: [F] for each fact, 0 the unmodified model, 1 + p the p-th pair.
+        numbers: the candidates' numbers by name, shared by all languages; new names are added.
+    """
+    parts, start = [], 0
+    for table in tables:
+        parts.append(_orders(table, columns[start : start + len(table)], numbers))
+        start += len(table)
+    width = max(part.shape[1] for part in parts)
+    orders = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-1) for part in parts]
+    return Rankings(
+        tuple(text for table in tables for text in table.column("uuid").to_pylist()), np.concatenate(orders)
+    )
+
+
+def _orders(table: pa.Table, columns: NDArray[np.intp], numbers: dict[str, int]) -> NDArray[np.int32]:
+    """[F, C] the candidates of each fact, the best first; equal scores stay in the order in which they were scored."""
+    scores, names = (pa.concat_arrays(table.column(name).chunks) for name in ("scores", "candidates"))
+    ends = names.offsets.to_numpy()
+    sizes = np.diff(ends)
+    words = names.values.dictionary_encode()
+    coded = [numbers.setdefault(name, len(numbers)) for name in words.dictionary.to_pylist()]
+    codes = np.array(coded, dtype=np.int32)[words.indices.to_numpy()]
+    first = scores.values.offsets.to_numpy()[scores.offsets.to_numpy()[:-1] + columns]
+    values = scores.values.values.to_numpy(zero_copy_only=False)
+    places = np.arange(sizes.max(initial=0))
+    inside = places < sizes[:, None]
+    score = np.full(inside.shape, -np.inf)
+    score[inside] = values[(first[:, None] + places)[inside]]
+    number = np.full(inside.shape, -1, dtype=np.int32)
+    number[inside] = codes[(ends[:-1, None] + places)[inside]]
+    return np.take_along_axis(number, np.argsort(-score, axis=1, kind="stable"), 1)

@@ -19,27 +19,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from methods.backbone import Backbone, ModelDescription
+from methods.backbone import Backbone
+from methods.lrp2.footprint import (
+    FEWEST_TILE_ROWS,
+    MOST_TILE_STATES,
+    TILE_SHARE,
+    bytes_per_row,
+    rows_at_once,
+    working_bytes,
+)
+from methods.lrp2.head import Head
 from methods.lrp2.lattice import Schedule, last_states, schedule
 from methods.lrp2.naive import hits_of_scores, naive_scores
 from methods.lrp2.probes import Query
 from methods.lrp2.projection import LastLayer, Pair
-from methods.lrp2.ranking import ROW_TILE, VOCABULARY_TILE, Head, rank
+from methods.lrp2.ranking import rank
 from methods.lrp2.tiles import Tile, build_tile, plan_tiles
 from orchestrator.errors import UserError
 
 log = logging.getLogger(__name__)
-
-# Numbers that go through a block at a time (rows times hidden size): on a CPU what the caches hold, on a GPU what keeps
-# it busy.
-STATES_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}
-# Numbers per branch of a tile: more would not be faster.
-MOST_TILE_STATES = {"cpu": 2**21, "cuda": 2**26}
-FEWEST_TILE_ROWS = 64
-
-
-# A worker process with its libraries, before it has read a weight.
-PROCESS_BYTES = 600 * 2**20
 
 
 class OutOfMemory(UserError):
@@ -55,7 +53,7 @@ class SearchStats:
         packed_rows: rows over all tiles.
         block_rows: packed rows times blocks computed.
         block_flops: floating-point operations in the blocks.
-        head_rows: rows whose normaliser was computed, of `needed_rows`.
+        head_rows: rows whose normaliser was computed, parts of them added up, of `needed_rows`.
     """
 
     tiles: int = 0
@@ -228,7 +226,7 @@ class LayerSearch:
             rows_at_once=rows_at_once(self.backbone.hidden_size, self.device),
             progress=progress,
         )
-        head_rows = 0
+        head_rows = 0.0
         at_once = self._branches_at_once(tile)
         rows = [places[id(query)] for query in members]
         score_parts = []
@@ -248,7 +246,7 @@ class LayerSearch:
                 result.scores[row] = table[:, first:stop].copy()
         result.stats.add(self._cost(tile, walk, head_rows, len(last)))
 
-    def _cost(self, tile: Tile, walk: Schedule, head_rows: int, outcomes: int) -> SearchStats:
+    def _cost(self, tile: Tile, walk: Schedule, head_rows: float, outcomes: int) -> SearchStats:
         n, m = tile.pack.rows, len(tile.pack.need)
         length = sum(s.count * s.length**2 for s in tile.pack.segments) / n
         return SearchStats(
@@ -257,7 +255,7 @@ class LayerSearch:
             block_rows=n * walk.block_evaluations,
             block_flops=n * (walk.block_evaluations - walk.last) * self.backbone.block_flops(length)
             + n * walk.last * self.backbone.block_flops(length, needed=m / n),
-            head_rows=head_rows,
+            head_rows=round(head_rows),
             needed_rows=outcomes * m,
         )
 
@@ -299,17 +297,17 @@ class LayerSearch:
         free = self._free_bytes()
         if free is None:
             return most
-        per_row = _bytes_per_row(self.backbone.description, self.backbone.dtype, walk)
+        per_row = bytes_per_row(self.backbone.description, self.backbone.dtype, walk)
         return max(FEWEST_TILE_ROWS, min(most, int(free / per_row)))
 
     def _free_bytes(self) -> int | None:
         """Memory left for states: the bound less the weights, the process itself and the blocks' working space."""
         if self.memory_bytes is None:
             return None
-        working = _working_bytes(self.backbone.description, self.backbone.dtype, self.device)
+        working = working_bytes(self.backbone.description, self.backbone.dtype, self.device)
         weights = self.backbone.description.weight_bytes(self.backbone.dtype)
         process = 0 if self.device == "cuda" else int(psutil.Process().memory_full_info().uss)
-        return int(0.85 * (self.memory_bytes - weights - process - working))
+        return int(TILE_SHARE * (self.memory_bytes - weights - process - working))
 
     def _branches_at_once(self, tile: Tile) -> int:
         """Branches that the head takes together, so that its temporary tables stay small beside the states."""
@@ -318,30 +316,6 @@ class LayerSearch:
         per_branch += sum(group.rows.numel() * group.tokens.shape[1] for group in tile.reads) * 12
         room = 256 * 2**20 if self.device == "cpu" else 4 * 2**30
         return max(1, room // per_branch)
-
-
-def rows_at_once(hidden_size: int, device: str) -> int:
-    """Packed rows that go through a block together."""
-    return STATES_AT_ONCE[device] // hidden_size
-
-
-def least_memory(description: ModelDescription, dtype: torch.dtype, pairs: Sequence[Pair]) -> int:
-    """Bytes below which a search cannot run: the process, the weights, the working space, and the smallest tile."""
-    walk = schedule(pairs, description.num_layers)
-    tile = FEWEST_TILE_ROWS * _bytes_per_row(description, dtype, walk)
-    return PROCESS_BYTES + description.weight_bytes(dtype) + _working_bytes(description, dtype, "cpu") + tile
-
-
-def _bytes_per_row(description: ModelDescription, dtype: torch.dtype, walk: Schedule) -> int:
-    """States of all branches, the outcomes before and after the head's transform."""
-    return description.hidden_size * dtype.itemsize * (walk.most_branches + 2 * len(walk.outcome))
-
-
-def _working_bytes(description: ModelDescription, dtype: torch.dtype, device: str) -> int:
-    """What blocks and head need while they compute: activations of a chunk of rows, tiles of logits."""
-    width = description.block_weights // description.hidden_size
-    tile = 3 * ROW_TILE[device] * VOCABULARY_TILE[device]
-    return rows_at_once(description.hidden_size, device) * width * dtype.itemsize + tile * 4
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -17,23 +17,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.backbone import Backbone, ModelDescription, check_model, describe_model, load_backbone, model_fingerprint
+from methods.backbone.addresses import has_weights, resolve
 from methods.lrp2.analysis.answer import summarize_search
 from methods.lrp2.analysis.record import record_of
-from methods.lrp2.estimate import estimate_search
+from methods.lrp2.estimate import Reader, estimate_search, needs_of, read_tokenizer
+from methods.lrp2.footprint import least_memory
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import ProbeOptions, Query, QueryBuilder
 from methods.lrp2.projection import Pair, parse_pairs, shift_between
 from methods.lrp2.racing import Race
 from methods.lrp2.results import hits_table
-from methods.lrp2.search import LayerSearch, SearchResult, least_memory, part_of, spread
+from methods.lrp2.search import LayerSearch, SearchResult, part_of, spread
 from methods.lrp2.spec import LRP2Spec
 from methods.lrp2.vectors import cached_vectors, random_like
 from orchestrator.data import FactSelection, FactStore, SentenceStore, prepare_facts, prepare_sentences
 from orchestrator.errors import Problems, UserError, did_you_mean
+from orchestrator.needs import ModelNeeds
 from orchestrator.study import Estimate, Study, Summary, Trial, TrialContext, TrialResult
 
 # Facts whose token ids are in memory at a time: a worker streams a language, it never holds it whole.
 FACTS_AT_ONCE = 2048
+
+# In a trial's key: what is stored of a fact beside its hits.
+KEPT = {"hits": "hits", "scores": "scores of named candidates"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class LRP2Study(Study[LRP2Spec]):
 
     def prepare(self) -> None:
         spec, problems = self.spec, Problems()
-        problems.collect(lambda: check_model(spec.model))
+        problems.collect(lambda: check_model(spec.model, weights=not self.only_plan))
         description = None if problems.found else problems.collect(lambda: describe_model(spec.model))
         if description is not None:
             self.description = description
@@ -82,7 +88,13 @@ class LRP2Study(Study[LRP2Spec]):
                 "searched: name more --languages, or use --control random."
             )
         self.warnings += self.facts.warnings
-        self.model_hash = model_fingerprint(spec.model, self.cache)
+        self.model_hash = model_fingerprint(spec.model, self.cache, weights=not self.only_plan)
+        self.can_measure = not self.only_plan or has_weights(spec.model)
+        if not self.can_measure:
+            self.warnings.append(
+                f"The weights of {spec.model} are not at hand, so nothing can be measured and finished trials are not "
+                "recognised: the plan is computed from configuration, tokenizer and facts."
+            )
         self.sentences = prepare_sentences(
             spec.sentences,
             (spec.pivot, *self.languages),
@@ -183,7 +195,7 @@ class LRP2Study(Study[LRP2Spec]):
             "probe": vars(self.probe),
             "last_layer": spec.last_layer,
             "search": spec.search,
-            "keep": spec.keep,
+            "keep": KEPT[spec.keep],
         }
         if language == spec.pivot:
             depends_on["facts"] = [self._fingerprint(self.pivot_facts, language), self._pivot_restriction()]
@@ -237,6 +249,14 @@ class LRP2Study(Study[LRP2Spec]):
     def memory_bytes(self) -> int:
         return least_memory(self.description, getattr(torch, self.spec.dtype), self.pairs)
 
+    def needs(self) -> ModelNeeds:
+        return needs_of(self)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, read without the model."""
+        return read_tokenizer(resolve(self.spec.model, weights=False))
+
     def estimate(self, trials: Sequence[Trial], threads: int) -> Estimate:
         return estimate_search(self, trials, threads)
 
@@ -269,7 +289,8 @@ class LRP2Study(Study[LRP2Spec]):
         if self.spec.search == "racing" and pairs:
             shards = math.ceil(len(facts) / self.spec.shard)
             race = Race(pairs, len(facts), shards, self.spec.criterion, self.spec.delta)
-        parts = []
+        parts: list[SearchResult] = []
+        names: list[tuple[str, ...]] = []
         at_once = self.spec.shard if race else FACTS_AT_ONCE
         for start, queries in self.queries(loaded.backbone, language, facts, at_once):
             live = race.live if race else pairs
@@ -279,11 +300,14 @@ class LRP2Study(Study[LRP2Spec]):
                 race.feed(result.hits[:, 1:], self._pivot_hits(loaded, facts.slice(start, len(queries))))
                 result = spread(result, live, pairs)
             parts.append(result)
+            if self.spec.keep == "scores":
+                names += [query.names if query.gold >= 0 else () for query in queries]
         changed = None
         if self.inexact:
             changed = self._changed_hits(language, facts, shift, pairs, parts, context)
         dropped = race.dropped if race else {}
-        return hits_table(facts, parts, pairs, self.description.num_layers, dropped=dropped, changed=changed)
+        layers = self.description.num_layers
+        return hits_table(facts, parts, pairs, layers, dropped=dropped, changed=changed, candidates=names)
 
     def _pivot_hits(self, loaded: Loaded, facts: pa.Table) -> NDArray[np.bool_]:
         """Whether the unmodified model has each fact right in the pivot language; not, where that lacks the fact."""
@@ -327,7 +351,7 @@ class LRP2Study(Study[LRP2Spec]):
         return table.slice(start, stop - start)
 
     def queries(
-        self, backbone: Backbone, language: str, facts: pa.Table, at_once: int = FACTS_AT_ONCE
+        self, backbone: Backbone | Reader, language: str, facts: pa.Table, at_once: int = FACTS_AT_ONCE
     ) -> Iterator[tuple[int, list[Query]]]:
         """The queries of `facts` in blocks, each with the row of its first fact.
 

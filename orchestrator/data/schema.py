@@ -28,7 +28,8 @@ FACTS_SCHEMA = pa.schema(
     ]
 )
 """One row per fact of a language. `sub_uri` and `obj_uri` are "" where the source has none; `split` is "seen" or
-"withheld" in the built-in facts and "" elsewhere; `candidates` is null unless the source gives this fact its own."""
+"withheld" in the built-in facts and "" elsewhere; `candidates` is null unless the source gives this fact its own, which
+then stand in the same order in every language."""
 
 LOADED_SCHEMA = pa.schema(
     [

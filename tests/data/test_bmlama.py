@@ -39,7 +39,7 @@ def test_rows_are_facts(bmlama: Path, cache: Path) -> None:
         "Rome",
     )
     assert second["template"] == 'The capital of [X], or "la France", is [Y].'
-    assert second["candidates"] == ["Berlin", "Paris", "Rome"]
+    assert second["candidates"] == ["Rome", "Berlin", "Paris"]
     assert third["template"] == "[Y] is the capital of [X]."
     assert store.pools("en")["bmlama"].candidates == ("Berlin", "Paris", "Rome", "Venice")
 

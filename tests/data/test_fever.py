@@ -95,9 +95,9 @@ def test_one_file_is_dealt_into_all_splits(tmp_path: Path) -> None:
 
 
 def test_the_sizes_of_the_published_split(tmp_path: Path) -> None:
-    from orchestrator.data.loaders.fever import TENTHS, _Claim, _dealt
+    from orchestrator.data.loaders.fever import TENTHS, Claim, _dealt
 
-    dealt = _dealt({str(n): _Claim(str(n), 0, ()) for n in range(104_966)}, TENTHS)
+    dealt = _dealt({str(n): Claim(str(n), 0, ()) for n in range(104_966)}, TENTHS)
     assert [len(uuids) for uuids in dealt.values()] == [83_972, 10_496, 10_496]
 
 

@@ -104,7 +104,9 @@ class TestEveryEditor:
 
     def test_saved_and_loaded_it_gives_the_same_edits(self, editor: Editor, tmp_path: Path) -> None:
         save_editor(editor, tmp_path)
+        state = torch.get_rng_state()
         loaded = load_editor(tmp_path, editor.model).eval()
+        assert torch.equal(torch.get_rng_state(), state)
         assert type(loaded) is type(editor)
         assert loaded.config == editor.config
         assert loaded.languages == editor.languages

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from methods.editing import EditableModel, FactoredEdits, applied
 from methods.editing.locality import locality, raw_side, reliability
-from methods.editing.losses import Direction, acc, con, kl, nll, succ
+from methods.editing.losses import Direction, acc, con, kl, nll
 from methods.editing.vocabulary import partition
 from tests.editing.test_edits import random_edits
 from tests.editing.tiny import cached_editable, requests, tiny_editable
@@ -65,14 +65,6 @@ def test_consistency_at_the_masks_and_everywhere_are_two_metrics() -> None:
     rows = torch.zeros(3, dtype=torch.long)
     assert con(raw, edited, rows, 1).item() == 0
     assert con(raw[1:2], edited[1:2], rows[1:2], 1).item() == 1
-
-
-def test_success_is_the_harmonic_mean() -> None:
-    assert succ(1.0, 0.0) == 0
-    assert succ(0.0, 0.0) == 0
-    assert succ(0.5, 1.0) == pytest.approx(2 / 3)
-    # Table 1 of Xu et al. 2023, fine-tuning on mLAMA.
-    assert succ(21.94, 55.69) == pytest.approx(31.48, abs=0.02)
 
 
 def test_ten_equal_micro_batches_give_the_gradient_of_one() -> None:

@@ -133,7 +133,7 @@ def test_keys_follow_what_changes_the_answer_and_nothing_else(cache: Path) -> No
         return {trial.label: trial.key for trial in study(cache, **options).trials()}
 
     plain = keys()
-    label = "mend cross en none 0.001 0"
+    label = "mend cross en none lr=0.001 seed=0"
     assert keys(retries=0, search="asha", samples=3) == plain
     assert keys(lr=("1e-3", "1e-4"), seeds=2, editors=("mend", "fine-tuning"))[label] == plain[label]
     for other in (

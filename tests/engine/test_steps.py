@@ -76,9 +76,9 @@ def test_a_killed_driver_costs_no_step(toy: ToySweep, undisturbed: list[object])
 def test_laggards_are_stopped_their_worker_goes_on_and_the_record_is_believed(toy: ToySweep) -> None:
     assert toy.take_steps(rates=(3.0,), early=True).stopped == []
     outcome = toy.take_steps(rates=(3.0, 1.0, 4.0, 2.0), early=True)
-    assert [result.trial.label for result in outcome.results] == ["3.0", "4.0"]
+    assert [result.trial.label for result in outcome.results] == ["rate=3.0", "rate=4.0"]
     assert (outcome.done, outcome.reused, outcome.failed) == (1, 1, [])
-    assert [(each.trial.label, each.step) for each in outcome.stopped] == [("1.0", 2), ("2.0", 2)], (
+    assert [(each.trial.label, each.step) for each in outcome.stopped] == [("rate=1.0", 2), ("rate=2.0", 2)], (
         "the run before counts, and a trial goes on only if it is in the better half at step 2"
     )
     assert outcome.stopped[0].metrics == {"acc": 2.0, "loss": 0.5}
@@ -113,7 +113,7 @@ def test_the_end_says_who_was_stopped_and_mlflow_gets_the_curves(
     summary = json.loads((toy.workspace.folder / "summary.json").read_text())
     assert summary["trials"] == {"planned": 2, "done": 0, "reused": 1, "failed": 0, "stopped_early": 1}
     assert summary["stopped_early"] == [{"cell": {"rate": 1.0}, "step": 2, "metrics": {"acc": 2.0, "loss": 0.5}}]
-    assert summary["stopped_labels"] == ["1.0"], "a study knows, too"
+    assert summary["stopped_labels"] == ["rate=1.0"], "a study knows, too"
     assert "Stopped early" in (toy.workspace.folder / "report.html").read_text()
 
     client = MlflowClient(tracking_uri=uri)
@@ -137,4 +137,4 @@ def test_a_stage_waits_for_the_one_before_it_and_is_refused_if_that_fails(toy: T
 
     mended = toy.take_steps(rates=(3.0, 1.0), base="good")
     assert (mended.done, mended.failed) == (3, [])
-    assert [result.trial.label for result in mended.results] == ["3.0", "1.0", "base"], "in the order of the grid"
+    assert [result.trial.label for result in mended.results] == ["rate=3.0", "rate=1.0", "base"], "in the order of the grid"

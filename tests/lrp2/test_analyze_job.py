@@ -105,6 +105,7 @@ def test_the_report_holds_the_papers_tables_and_figures_and_what_the_verdicts_re
         "How far apart may the layers be?",
         "Which relations transfer?",
         "How wide is the gap?",
+        "Do languages rank alike?",
         "What was decided on the way",
     ]
     pictures = [block for section in summary.sections for block in section.blocks if not isinstance(block, Table)]

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from methods.lrp2 import footprint
 from methods.lrp2 import search as search_module
 from methods.lrp2.lattice import schedule
 from methods.lrp2.projection import all_pairs
@@ -97,7 +98,7 @@ class SearchContract:
         whole = LayerSearch(case.backbone).run(case.queries, case.shift, pairs)
         monkeypatch.setattr(search_module, "FEWEST_TILE_ROWS", 20)
         monkeypatch.setitem(search_module.MOST_TILE_STATES, "cpu", 0)
-        monkeypatch.setitem(search_module.STATES_AT_ONCE, "cpu", 8 * case.backbone.hidden_size)
+        monkeypatch.setitem(footprint.STATES_AT_ONCE, "cpu", 8 * case.backbone.hidden_size)
         small = LayerSearch(case.backbone).run(case.queries, case.shift, pairs)
         assert small.stats.tiles > whole.stats.tiles
         np.testing.assert_array_equal(small.hits, whole.hits)

@@ -52,6 +52,7 @@ class NumberTokenizer:
 
     pad_token_id, mask_token_id, bos_token_id = _PADDING, _MASK, None
     mask_token = str(_MASK)
+    all_special_ids = tuple(range(_FIRST_WORD))
     model_max_length = 512
 
     def __call__(
@@ -64,6 +65,10 @@ class NumberTokenizer:
             ids.append(first + second)
             types.append([0] * len(first) + [1] * len(second))
         return {"input_ids": ids, "token_type_ids": types}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that reads as these tokens."""
+        return " ".join(map(str, ids))
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,19 @@ def make_case(shape: str, task: str, edits: int, retains: int, *, device: str = 
         device: torch device string.
         seed: of weights and tokens.
     """
-    config, kind = SHAPES[shape](), TASKS[task]
+    model = EditableModel(random_model(shape, TASKS[task], device, seed), NumberTokenizer(), TASKS[task])
+    draw = random.Random(seed)
+    words = range(_FIRST_WORD, model.hf.config.vocab_size)
+    make = _fact_draw if model.kind == "masked" else _pair_draw
+    return Case(model, [make(index, retains, draw, words) for index in range(edits)])
+
+
+def random_model(shape: str, kind: Kind, device: str, seed: int) -> Any:
+    """A Hugging Face model of a shape of `SHAPES`, with random weights whose logits spread as trained ones do.
+
+    Its tokenizer is a `NumberTokenizer`.
+    """
+    config = SHAPES[shape]()
     auto = AutoModelForMaskedLM if kind == "masked" else AutoModelForSequenceClassification
     with no_init_weights(), torch.device(device):
         hf = auto.from_config(config)
@@ -103,11 +120,7 @@ def make_case(shape: str, task: str, edits: int, retains: int, *, device: str = 
             weight.data.normal_(0.0, 0.02, generator=generator)
         else:
             weight.data.fill_(1.0 if name.endswith("weight") else 0.0)
-    model = EditableModel(hf, NumberTokenizer(), kind)
-    draw = random.Random(seed)
-    words = range(_FIRST_WORD, config.vocab_size)
-    make = _fact_draw if kind == "masked" else _pair_draw
-    return Case(model, [make(index, retains, draw, words) for index in range(edits)])
+    return hf
 
 
 def _fact_draw(index: int, retains: int, draw: random.Random, words: range) -> list[EditSample]:

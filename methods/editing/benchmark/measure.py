@@ -132,9 +132,9 @@ def run_benchmark(settings: Settings, say: Callable[[str], None] = lambda text: 
     values = {} if settings.edit_lr is None or "edit_lr" not in kind.model_fields else {"edit_lr": settings.edit_lr}
     editor = build_editor(kind.model_validate(values), case.model, languages)
     evaluation = _evaluation(settings, case, editor)
-    _alternate("evaluation", evaluation, settings, say)
+    alternate("evaluation", evaluation, settings.repeats, settings.device, say)
     training = _training(settings, case, editor) if editor.trainable else []
-    _alternate("training", training, settings, say)
+    alternate("training", training, settings.repeats, settings.device, say)
     judged, again, plain = (contender.answer for contender in evaluation)
     differ = sum(map(_differ, judged, again)) + sum(map(_differ, judged[: len(plain)], plain))
     difference = _largest_difference(training[1].answer, training[2].answer) if training else None
@@ -149,7 +149,7 @@ def run_benchmark(settings: Settings, say: Callable[[str], None] = lambda text: 
         "settings": vars(settings),
         "evaluation": {one.name: one.figures() for one in evaluation},
         "training": {one.name: one.figures() for one in training},
-        "environment": _environment(settings.device),
+        "environment": environment(settings.device),
     }
 
 
@@ -218,16 +218,18 @@ def whole(model: EditableModel) -> Iterator[None]:
         model.first_edited_block, model.frozen_store, model.raw_store = kept
 
 
-def _alternate(what: str, contenders: Sequence[Contender], settings: Settings, say: Callable[[str], None]) -> None:
+def alternate(
+    what: str, contenders: Sequence[Contender], repeats: int, device: str, say: Callable[[str], None]
+) -> None:
     """All contenders in turn, `repeats` times."""
-    for turn in range(settings.repeats):
+    for turn in range(repeats):
         for contender in contenders:
-            say(f"{what}, run {turn + 1} of {settings.repeats}: {contender.name} ...")
+            say(f"{what}, run {turn + 1} of {repeats}: {contender.name} ...")
             contender.before()
-            with peak_memory(settings.device) as peak:
+            with peak_memory(device) as peak:
                 start = time.perf_counter()
                 contender.answer = contender.run()
-                wait(settings.device)
+                wait(device)
                 contender.seconds.append(time.perf_counter() - start)
             contender.peak = max(contender.peak, peak())
 
@@ -251,7 +253,8 @@ def _largest_difference(some: Sequence[torch.Tensor], others: Sequence[torch.Ten
     )
 
 
-def _environment(device: str) -> dict[str, Any]:
+def environment(device: str) -> dict[str, Any]:
+    """What the figures were measured with."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from methods.editing.benchmark import patching
+from methods.editing.benchmark.cases import LANGUAGES
 from methods.editing.benchmark.measure import PLAIN
 from orchestrator.report.blocks import Table
 
@@ -56,4 +58,76 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
             digits=1,
             spare=("median ms",),
         )
+    ]
+
+
+def patching_sentence(result: Mapping[str, Any]) -> str:
+    """The outcome of patching in one sentence."""
+    pace = {name: figures["edits_per_minute"] for name, figures in result["editing"].items()}
+    parts = [
+        f"{pace[patching.CACHED]:.1f} edits per minute on cached inputs, {result['editing_ratio']:.1f} times as many "
+        f"as in the plain loop, and {result['editing_ratio_repeated']:.1f} times as many as in the loop that repeats "
+        "an edit in its batch, as the released code does"
+    ]
+    if result["equal"]:
+        parts.append(
+            "steps and answers are the same, and patches differ by at most "
+            f"{result['patch_difference']:.0e} of the largest entry, logits by {result['answer_difference']:.0e}"
+        )
+    else:
+        parts.append(f"but {result['edits_differ']} edits and {result['answers_differ']} answers differ")
+    if grown := result["growth"]:
+        parts.append(
+            f"in the last {grown['edits']} edits the process grew by {grown['process_mb']:.1f} MB: patches are "
+            f"{grown['patches_mb']:.1f} MB of it and remembered queries {grown['remembered_mb']:.1f} MB"
+        )
+    return "; ".join(parts) + "."
+
+
+def patching_tables(result: Mapping[str, Any]) -> list[Table]:
+    """The contenders of patching: edits, and a point of the accuracy curve."""
+    settings, environment = result["settings"], result["environment"]
+    slowest = result["editing"][patching.PLAIN]["seconds_per_edit"]
+    editing = [
+        (
+            name,
+            figures["edits"],
+            figures["steps"] / figures["edits"],
+            figures["edits_per_minute"],
+            figures["seconds_per_edit"],
+            figures["seconds_per_edit_median"],
+            slowest / figures["seconds_per_edit"],
+            figures["peak_mb"],
+        )
+        for name, figures in result["editing"].items()
+    ]
+    evaluation = [
+        (
+            name,
+            figures["texts_per_second"],
+            figures["seconds_per_text"] * 1000,
+            figures["seconds_per_text_median"] * 1000,
+            figures["peak_mb"],
+        )
+        for name, figures in result["evaluation"].items()
+    ]
+    return [
+        Table(
+            title=f"{settings['shape']}: edits in {len(LANGUAGES)} languages, each with its own text and one other, "
+            f"{settings['memory']:,} memories",
+            columns=("how", "edits", "steps each", "edits/min", "s per edit", "median s", "times plain", "peak MB"),
+            rows=editing,
+            note=f"float32, {environment['threads']} threads on {environment['device']} (load "
+            f"{environment['load']:.1f}). Shortest of {settings['repeats']} runs in turn.",
+            digits=1,
+            spare=("median s", "peak MB"),
+        ),
+        Table(
+            title=f"A point of the accuracy curve: {settings['texts']} texts, all patches in",
+            columns=("how", "texts/s", "ms per text", "median ms", "peak MB"),
+            rows=evaluation,
+            note="Cached states are computed at the first point, by the same forward pass.",
+            digits=2,
+            spare=("median ms", "peak MB"),
+        ),
     ]

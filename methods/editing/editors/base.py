@@ -138,7 +138,7 @@ def save_editor(editor: Editor, folder: Path) -> None:
 
 
 def read_editor(folder: Path, model: EditableModel, editors: Mapping[str, type[Editor]]) -> Editor:
-    """The editor that `save_editor` wrote, for the same model.
+    """The editor that `save_editor` wrote, for the same model; the global random state is left as it was.
 
     Raises:
         UserError: the files are missing, damaged, or of an editor of another model.
@@ -163,14 +163,15 @@ def read_editor(folder: Path, model: EditableModel, editors: Mapping[str, type[E
             "its weights do not fit. Load the model it was trained with, with the same modules to edit."
         )
     try:
-        editor = editors[kind](model, editors[kind].Config(**description["config"]), description["languages"])
+        config = editors[kind].Config(**description["config"])
+        editor = construct(editors[kind], config, model, description["languages"])
         editor.load_state_dict(tensors)
     except (KeyError, TypeError, ValidationError, RuntimeError) as error:
         raise UserError(
             f"The editor in {folder} does not fit its own description ({str(error).splitlines()[0]}), so it cannot be "
             "used. Train it again, or copy both of its files again."
         ) from error
-    return editor.to(model.device, model.dtype)
+    return editor
 
 
 def _shapes(model: EditableModel) -> dict[str, list[int]]:

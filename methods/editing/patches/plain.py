@@ -1,8 +1,8 @@
 """The same stream, the obvious way: every step of every patch is a forward pass of the whole Hugging Face model.
 
 Texts are repeated in the batch as often as the released code repeats them, memories are all exponentiated and sorted,
-earlier patches are merged into the matrices. It is slow and serves as the reference that the cached path is compared
-with, and is measured against.
+earlier patches are merged into the matrices, texts of similar length are evaluated in one batch. It is slow and serves
+as the reference that the cached path is compared with, and is measured against.
 
 Shape legend: B rows of the batch, M label positions of all rows, K memories, P pairs of a patch and a position.
 """
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from methods.editing.batches import length_groups, lengths_of
 from methods.editing.examples import Encoded, Example
 from methods.editing.losses import acc
 from methods.editing.patches.config import PatchConfig, StreamConfig
@@ -36,41 +37,47 @@ class PlainResult:
         edited: places of the requests that were edited.
         steps: optimizer steps of each of them.
         success: whether the edit text was right just after its edit.
+        right: whether each text of all requests is right at the end, request by request.
     """
 
     neurons: PatchNeurons
     edited: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     success: list[bool] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
 
 
 def plain_stream(
     site: PatchSite,
-    train: Sequence[Example],
-    validation: Sequence[Example],
+    memories: Sequence[Tensor],
     edits: Sequence[StreamEdit],
     config: StreamConfig,
+    *,
+    repeat: bool = True,
 ) -> PlainResult:
     """Patches a stream of requests.
 
     Args:
         site: where patches sit.
-        train, validation: texts of the memory.
+        memories: queries to train against and to stop by, [K, D] each.
         edits: the requests.
         config: as for `run_stream`.
+        repeat: texts are repeated in the batch, as in the released code; otherwise only what is averaged is, so that no
+            forward pass computes a text twice.
     """
     result = PlainResult(site.empty())
-    memories = [plain_answers(site, texts)[1] for texts in (train, validation)]
+    memories = list(memories)
     for index, edit in enumerate(edits):
         asked = [language for language in config.asked if language in edit.texts]
         with site.merged(result.neurons):
-            right = {language: plain_right(site, edit.texts[language]) for language in asked}
+            found = plain_rights(site, [edit.texts[language] for language in asked])
+        right = dict(zip(asked, found, strict=True))
         decision = decide(config, right, index)
         if not decision.edit:
             continue
         texts = [edit.texts[language] for language in decision.languages]
         with site.merged(result.neurons):
-            neurons, steps = _train(site, texts, memories, config.patches, (config.seed, VALUES, index))
+            neurons, steps = _train(site, texts, memories, config.patches, (config.seed, VALUES, index), repeat)
         result.neurons = result.neurons.merge(neurons)
         if config.patches.remember:
             added = plain_answers(site, texts)[1]
@@ -79,6 +86,8 @@ def plain_stream(
             result.success.append(plain_right(site, edit.texts[config.edit_language]))
         result.edited.append(index)
         result.steps.append(steps)
+    with site.merged(result.neurons):
+        result.right = plain_rights(site, [text for edit in edits for text in edit.texts.values()])
     return result
 
 
@@ -100,11 +109,32 @@ def plain_right(site: PatchSite, example: Example) -> bool:
     return bool((logits.argmax(-1) == batch.targets).all())
 
 
+def plain_rights(site: PatchSite, examples: Sequence[Example]) -> list[bool]:
+    """The same of many texts, those of similar length together."""
+    if not examples:
+        return []
+    batch = site.model.encode(examples)
+    found: dict[int, bool] = {}
+    with torch.no_grad():
+        for group in length_groups(lengths_of(batch)):
+            part = batch.select(group)
+            logits, _ = _forward(site, part)
+            right = acc(logits.argmax(-1), part.targets, part.rows, len(part)) > 0
+            found.update(zip(group, right.tolist(), strict=True))
+    return [found[index] for index in range(len(examples))]
+
+
 def _train(
-    site: PatchSite, texts: Sequence[Example], memories: Sequence[Tensor], config: PatchConfig, seed: Sequence[int]
+    site: PatchSite,
+    texts: Sequence[Example],
+    memories: Sequence[Tensor],
+    config: PatchConfig,
+    seed: Sequence[int],
+    repeat: bool,
 ) -> tuple[PatchNeurons, int]:
     """The patches of one edit beside the model as it is now, and the steps taken."""
     copies = max(1, round(config.copies / len(texts)))
+    copies, times = (copies, 1) if repeat else (1, copies)
     batch = site.model.encode([text for _ in range(copies) for text in texts])
     with torch.no_grad():
         logits, queries = _forward(site, batch)
@@ -133,9 +163,9 @@ def _train(
         remembered = (memory @ new.keys.T + new.biases)[:, patches]
         weights = position_weights(batch.rows, len(batch))
         task = task_loss(logits, batch.targets, weights, confidence, config.eps)
-        activation = _top((config.activation_margin - own).exp(), config.activation_top)
-        relative = _top((remembered - own + config.relative_margin).exp(), config.memory_top)
-        absolute = _top((remembered - config.absolute_margin).exp(), config.memory_top)
+        activation = _top((config.activation_margin - own).exp(), config.activation_top, times)
+        relative = _top((remembered - own + config.relative_margin).exp(), config.memory_top, times)
+        absolute = _top((remembered - config.absolute_margin).exp(), config.memory_top, times)
         right = bool(acc(logits.argmax(-1), batch.targets, batch.rows, len(batch)).all())
         return task, activation, relative + absolute, right
 
@@ -180,6 +210,7 @@ def _noted(site: PatchSite) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _top(values: Tensor, number: int) -> Tensor:
-    """The mean of the largest values."""
-    return values.flatten().topk(min(number, values.numel())).values.mean()
+def _top(values: Tensor, number: int, times: int) -> Tensor:
+    """The mean of the largest values, each there so many times."""
+    values = values.flatten().repeat(times)
+    return values.topk(min(number, values.numel())).values.mean()

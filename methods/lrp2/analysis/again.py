@@ -11,8 +11,9 @@ from methods.lrp2.analysis.groups import Group
 from methods.lrp2.analysis.record import SearchRecord, guessed_record
 from methods.lrp2.spec import LRP2Spec
 from orchestrator.errors import Problems, UserError
+from orchestrator.publish import asked, publish, track
 from orchestrator.spec import parse_command_line
-from orchestrator.stored import StoredSweep, asked, open_sweep, publish, read_summary, track
+from orchestrator.stored import StoredSweep, open_sweep, read_summary
 from orchestrator.study import Summary
 
 STUDY = "lrp2"

@@ -13,9 +13,10 @@ from methods.lrp2.analysis.exchange import ExchangedLanguage, exchange_labels, n
 from methods.lrp2.analysis.groups import Group, paper_groups
 from methods.lrp2.analysis.language import Answers, evaluate_language
 from methods.lrp2.analysis.paper import reference_for
+from methods.lrp2.analysis.rank_consistency import rank_consistency
 from methods.lrp2.analysis.record import SearchRecord, decisions, selection_options
 from methods.lrp2.analysis.statistics import CORRECTIONS, judged
-from methods.lrp2.outcome import LanguageOutcome, SearchOutcome
+from methods.lrp2.outcome import Consistency, LanguageOutcome, SearchOutcome
 from methods.lrp2.report import headline, report_sections
 from methods.lrp2.results import language_hits, trial_record
 from methods.lrp2.selection import SelectionOptions, credit
@@ -67,6 +68,8 @@ def evaluate_search(
                 found = with_control(found, answers[name], exchanged[-1], options)
             outcomes.append(found)
     alpha = 1 - options.confidence
+    tables = {name: [result.table for result in found] for name, found in by_language.items()}
+    tables[record.spec.pivot] = [result.table for result in pivot_trials]
     outcome = SearchOutcome(
         pivot=record.spec.pivot,
         num_layers=record.shape.layers,
@@ -80,6 +83,7 @@ def evaluate_search(
         same_facts=record.same_facts,
         null=null_control(exchanged, options.correction, alpha) if exchanged else None,
         correction=CORRECTIONS[options.correction],
+        consistency=rank_consistency(tables, record.spec.pivot, outcomes, answers, options),
     )
     return Evaluated(record, outcome, answers, results, sum(len(result.table) for result in pivot_trials))
 
@@ -170,6 +174,7 @@ def _document(evaluated: Evaluated) -> dict[str, Any]:
         "notes": list(outcome.notes),
         "null_control": None if outcome.null is None else vars(outcome.null),
         "languages": {one.language: _language(one) for one in outcome.languages},
+        "rank_consistency": None if outcome.consistency is None else _consistency(outcome.consistency),
         "record": evaluated.record.to_json() | {"trials": {trial.key: dict(trial.cell) for trial in trials}},
     }
 
@@ -194,6 +199,19 @@ def _language(one: LanguageOutcome) -> dict[str, Any]:
             }
             for score in one.relations
         },
+    }
+
+
+def _consistency(found: Consistency) -> dict[str, Any]:
+    """RankC of every two languages, and each beside the pivot."""
+    pairs = {"baseline": found.baseline, "oracle": found.oracle}
+    return {
+        "languages": list(found.languages),
+        **{
+            name: [[None if value != value else value for value in row] for row in matrix.tolist()]
+            for name, matrix in pairs.items()
+        },
+        "with_pivot": {one.language: vars(one) for one in found.with_pivot},
     }
 
 

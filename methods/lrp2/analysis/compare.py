@@ -21,10 +21,10 @@ from methods.lrp2.analysis.sections import p_text
 from methods.lrp2.analysis.statistics import CORRECTIONS, corrected, sign_flip_p, subject_sums
 from methods.lrp2.selection import SelectionOptions, bootstrap_means
 from orchestrator.errors import UserError
+from orchestrator.publish import asked
 from orchestrator.report.blocks import DotPlot, Interval, Section, Series, Table
 from orchestrator.report.cells import number_text
 from orchestrator.report.languages import language_label
-from orchestrator.stored import asked
 from orchestrator.study import Summary, TrackedRun
 
 MORE_IN_A, MORE_IN_B, SAME = "more in A", "more in B", "no clear difference"

@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answers:
-    """What each fact of a language scores, 0 to 1, under every way to answer it; all [F], in the order of `uuids`."""
+    """What each fact of a language scores, 0 to 1, under every way to answer it; all [F], in the order of `uuids`.
+
+    `oracle_columns` and `honest_columns` are the columns of the stored table that answer it.
+    """
 
     uuids: tuple[str, ...]
     subjects: tuple[str, ...]
@@ -46,6 +49,8 @@ class Answers:
     oracle: NDArray[np.float64]
     honest: NDArray[np.float64]
     nested: NDArray[np.float64]
+    oracle_columns: NDArray[np.intp]
+    honest_columns: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Prepared:
     """A language's hits in the form in which choices are made: only pairs that were evaluated on all facts.
 
     Attributes:
+        columns: [C] their numbers in the stored table.
         hits, value: [F, C] hits and credits, column 0 the unmodified model.
         pairs: of columns 1 on.
         pivot: [F] whether the pivot has the fact right.
@@ -61,6 +67,7 @@ class Prepared:
         counts: tallies per fold.
     """
 
+    columns: NDArray[np.intp]
     hits: NDArray[np.bool_]
     value: NDArray[np.float64]
     pairs: tuple[Pair, ...]
@@ -81,7 +88,8 @@ def prepared(language: LanguageHits, pivot_hits: Mapping[str, bool], options: Se
     value = credit(hits, language.ties[:, whole], options.ties)
     folds = np.array([fold_of(subject, options.folds, options.seed) for subject in language.subjects], dtype=np.intp)
     pairs = tuple(language.pairs[column - 1] for column in whole[1:])
-    return Prepared(hits, value, pairs, pivot, elsewhere, folds, tally(value, hits, pivot, folds, options.folds))
+    counts = tally(value, hits, pivot, folds, options.folds)
+    return Prepared(whole, hits, value, pairs, pivot, elsewhere, folds, counts)
 
 
 def evaluate_language(
@@ -113,6 +121,8 @@ def evaluate_language(
         oracle=ready.value[:, oracle],
         honest=ready.value[rows, honest_columns],
         nested=ready.value[rows, nested_columns],
+        oracle_columns=np.full(len(rows), ready.columns[oracle]),
+        honest_columns=ready.columns[honest_columns],
     )
     honest = _honest_score(answers, pairs, ready.hits[rows, honest_columns], ready, options)
     found = evidence(answers.honest - answers.baseline, language.subjects, options.seed)

@@ -23,12 +23,12 @@ MASK = "<mask>"
 
 class BmlamaLoader(Loader):
     """Reads a folder of TSV files, or an archive of one. All facts are of one relation, "bmlama"; a fact's uuid is its
-    row number, counted from 0, with five digits. Candidates are sorted, since the published order puts the answer
-    last."""
+    row number, counted from 0, with five digits. Candidates keep the published order, which is the same in every
+    language, the answer last."""
 
     kind = "bmlama"
     form = "bmlama:<folder or archive of tsv files>"
-    version = 1
+    version = 2
     endings = (".tsv",)
 
     def inputs(self) -> Sequence[Path]:
@@ -94,9 +94,12 @@ def template_of(prompt: str, subject: str) -> str:
 
 
 def candidates_of(listed: str, answer: str) -> list[str]:
-    """The candidates listed with ", " between them, unique and sorted; an answer that itself holds ", " stays whole."""
-    others = f", {listed}, ".replace(f", {answer}, ", ", ", 1).split(", ")
-    return sorted({answer, *filter(None, others)})
+    """The candidates listed with ", " between them, in this order and unique.
+
+    An answer that itself holds ", " stays whole.
+    """
+    before, _, after = f", {listed}, ".partition(f", {answer}, ")
+    return list(dict.fromkeys(filter(None, [*before.split(", "), answer, *after.split(", ")])))
 
 
 def _row_fault(row: Sequence[str]) -> str | None:

@@ -7,7 +7,7 @@ English files are JSON lines (``.jsonl``, also packed as .xz or .gz) as publishe
 
 A translation of ``name.jsonl`` into German is ``name.de.jsonl``: lines with the same ids, the claim in German under
 "claim" or "input", and "rephrases" if there are any. It may hold only some of the claims, as where only edits are
-translated.
+translated. ``jobs/prepare_translations.py`` writes such files.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,17 +28,41 @@ from orchestrator.data.loaders.base import existing
 from orchestrator.data.loaders.labelled import LABELLED_SCHEMA, LabelledLoader, LabelledPart
 from orchestrator.errors import UserError
 
-_FILE = re.compile(r"(?P<name>[^.]+)(?:\.(?P<language>[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*))?\.jsonl")
+_LANGUAGE = r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*"
+_FILE = re.compile(rf"(?P<name>[^.]+)(?:\.(?P<language>{_LANGUAGE}))?\.jsonl")
 UNDECIDED = "NOT ENOUGH INFO"
 TENTHS: Mapping[str, int] = {"train": 8, "dev": 1, "edit": 1}
 TENTHS_OF_ONE_FILE: Mapping[str, int] = {"train": 7, "dev": 1, "edit": 1, "test": 1}
 
 
 @dataclass(frozen=True)
-class _Claim:
+class Claim:
+    """A claim in one language.
+
+    Attributes:
+        text: the claim.
+        label: of `FeverLoader.labels`; None where there is too little evidence, and in translations.
+        rephrasings: the claim in other words.
+    """
+
     text: str
     label: int | None
     rephrasings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EnglishClaims:
+    """The claims of one English file.
+
+    Attributes:
+        name: of the file, without its endings.
+        claims: by id, in the file's order, those without a label included.
+        splits: the ids of each split's claims, which all have labels.
+    """
+
+    name: str
+    claims: Mapping[str, Claim]
+    splits: Mapping[str, Sequence[str]]
 
 
 class FeverLoader(LabelledLoader):
@@ -55,44 +80,53 @@ class FeverLoader(LabelledLoader):
 
     def inputs(self) -> Sequence[Path]:
         path = Path(self.location).expanduser()
-        if path.is_file() and _FILE.fullmatch(_plain(path.name)):
-            name = _plain(path.name).removesuffix(".jsonl")
+        if path.is_file() and _FILE.fullmatch(plain_name(path.name)):
+            name = plain_name(path.name).removesuffix(".jsonl")
             return [path, *sorted(other for other in path.parent.glob(f"{name}.*.jsonl*") if other != path)]
         return existing(path)
 
     def load(self) -> Iterator[LabelledPart]:
+        with self._opened() as tree:
+            files = _files(tree)
+            for english in self._english(tree, files):
+                yield from self._parts(english.splits, "en", english.claims, english.claims)
+                for language, file in files[english.name].items():
+                    if language:
+                        translated = self._read(tree, file, known=english.claims)
+                        yield from self._parts(english.splits, language, english.claims, translated)
+
+    def english(self) -> Iterator[EnglishClaims]:
+        """The English claims alone, file by file; mistakes go to `problem` as in `load`."""
+        with self._opened() as tree:
+            yield from self._english(tree, _files(tree))
+
+    @contextmanager
+    def _opened(self) -> Iterator[FileTree]:
         paths = self.inputs()
-        if len(paths) > 1 or _FILE.fullmatch(_plain(paths[0].name)):
+        if len(paths) > 1 or _FILE.fullmatch(plain_name(paths[0].name)):
             members = {path.name: path for path in paths}
-            yield from self._load(FileTree(paths[0].parent, {name: _opener(path) for name, path in members.items()}))
+            yield unpacked(FileTree(paths[0].parent, {name: _opener(path) for name, path in members.items()}))
             return
         with open_tree(paths[0]) as tree:
-            yield from self._load(tree)
+            yield unpacked(tree)
 
-    def _load(self, packed: FileTree) -> Iterator[LabelledPart]:
-        tree = unpacked(packed)
-        files = _files(tree)
+    def _english(self, tree: FileTree, files: Mapping[str, Mapping[str, str]]) -> Iterator[EnglishClaims]:
         for name, tenths in _roles(tree, files).items():
-            english = self._read(tree, files[name][""])
-            undecided = sum(claim.label is None for claim in english.values())
-            decided = {uuid: claim for uuid, claim in english.items() if claim.label is not None}
+            claims = self._read(tree, files[name][""])
+            decided = {uuid: claim for uuid, claim in claims.items() if claim.label is not None}
+            undecided = len(claims) - len(decided)
             if undecided:
                 self.warnings.append(
                     f"{tree.where(files[name][''])}: {undecided:,} claims without enough evidence were left out."
                 )
-            splits = _dealt(decided, tenths)
-            yield from self._parts(splits, "en", decided, decided)
-            for language, file in files[name].items():
-                if language:
-                    translated = self._read(tree, file, known=english)
-                    yield from self._parts(splits, language, decided, translated)
+            yield EnglishClaims(name, claims, _dealt(decided, tenths))
 
     def _parts(
         self,
         splits: Mapping[str, Sequence[str]],
         language: str,
-        english: Mapping[str, _Claim],
-        claims: Mapping[str, _Claim],
+        english: Mapping[str, Claim],
+        claims: Mapping[str, Claim],
     ) -> Iterator[LabelledPart]:
         for split, uuids in splits.items():
             present = [uuid for uuid in uuids if uuid in claims]
@@ -105,9 +139,9 @@ class FeverLoader(LabelledLoader):
             }
             yield LabelledPart(split, language, pa.table(columns, schema=LABELLED_SCHEMA))
 
-    def _read(self, tree: FileTree, name: str, known: Mapping[str, _Claim] | None = None) -> dict[str, _Claim]:
+    def _read(self, tree: FileTree, name: str, known: Mapping[str, Claim] | None = None) -> dict[str, Claim]:
         """The claims of a file by id; those of a translation must be in `known`, the English ones."""
-        claims: dict[str, _Claim] = {}
+        claims: dict[str, Claim] = {}
         for number, line in tree.lines(name):
             if line.isspace():
                 continue
@@ -130,7 +164,7 @@ class FeverLoader(LabelledLoader):
         return claims
 
 
-def _claim(record: Any, *, labelled: bool) -> tuple[str, _Claim]:
+def _claim(record: Any, *, labelled: bool) -> tuple[str, Claim]:
     """Id and claim of a line. Raises what a wrong shape raises, or ValueError."""
     text = record["claim"] if "claim" in record else record["input"]
     label = None
@@ -143,7 +177,7 @@ def _claim(record: Any, *, labelled: bool) -> tuple[str, _Claim]:
     uuid = str(record["id"])
     if not uuid or not isinstance(text, str) or not text.strip() or not all(isinstance(r, str) for r in rephrasings):
         raise ValueError(uuid)
-    return uuid, _Claim(text.strip(), label, tuple(rephrasings))
+    return uuid, Claim(text.strip(), label, tuple(rephrasings))
 
 
 def _files(tree: FileTree) -> dict[str, dict[str, str]]:
@@ -178,7 +212,7 @@ def _roles(tree: FileTree, files: Mapping[str, object]) -> dict[str, Mapping[str
     )
 
 
-def _dealt(claims: Mapping[str, _Claim], tenths: Mapping[str, int]) -> dict[str, list[str]]:
+def _dealt(claims: Mapping[str, Claim], tenths: Mapping[str, int]) -> dict[str, list[str]]:
     """The ids of each split; what tenths leave over, fewer claims than splits, is left out."""
     ranks = {uuid: hashlib.sha256(claim.text.encode()).digest() for uuid, claim in claims.items()}
     order = sorted(ranks, key=lambda uuid: (ranks[uuid], uuid))
@@ -191,7 +225,21 @@ def _dealt(claims: Mapping[str, _Claim], tenths: Mapping[str, int]) -> dict[str,
     return dealt
 
 
-def _plain(name: str) -> str:
+def translation_name(name: str, language: str) -> str:
+    """What the translation of ``<name>.jsonl`` into a language is called.
+
+    Raises:
+        UserError: the language is no code that a file may be named by, or it is English.
+    """
+    if not re.fullmatch(_LANGUAGE, language) or language == "en":
+        raise UserError(
+            f"{language!r} is no code of a language to translate into, so no file can be named by it. Write two or "
+            "three letters, such as de, zh or pt-BR."
+        )
+    return f"{name}.{language}.jsonl"
+
+
+def plain_name(name: str) -> str:
     """A file's name without the ending of its packing."""
     return name.removesuffix(".gz").removesuffix(".xz")
 

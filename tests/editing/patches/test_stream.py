@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from methods.editing import Example
 from methods.editing.patches import Evaluation, PatchConfig, StreamEdit, StreamResult
 from methods.editing.patches.baselines import TunedFeedForward, tune
 from methods.editing.patches.config import TuningConfig
@@ -42,19 +43,28 @@ def same(first: StreamResult, second: StreamResult) -> bool:
     )
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_cached_streams_equal_the_plain_loop(small: World, variant: str, tmp_path: Path) -> None:
+def texts_of(small: World) -> list[Example]:
+    """All texts of the requests, request by request."""
+    return [text for edit in small.edits for text in edit.texts.values()]
+
+
+@pytest.mark.parametrize(
+    ("variant", "repeat"), [*((variant, True) for variant in VARIANTS), ("mpn only", False)], ids=str
+)
+def test_cached_streams_equal_the_plain_loop(small: World, variant: str, repeat: bool, tmp_path: Path) -> None:
     config = small.config(**VARIANTS[variant])
     ours = small.run(config, tmp_path)
-    plain = plain_stream(small.site, small.train, small.validation, small.edits, config)
+    memories = [plain_answers(small.site, texts)[1] for texts in (small.train, small.validation)]
+    plain = plain_stream(small.site, memories, small.edits, config, repeat=repeat)
     edited = [record for record in ours.records if record.edited and record.patches]
     assert [record.index for record in edited] == plain.edited
     assert plain.edited
     assert [record.steps for record in edited] == plain.steps
     assert [record.success for record in edited] == plain.success
+    assert small.cache.right(small.cache.states(texts_of(small)), ours.neurons).tolist() == plain.right
     for name, tensor in ours.neurons.to_tensors().items():
         torch.testing.assert_close(tensor, plain.neurons.to_tensors()[name], rtol=1e-5, atol=1e-5)
-    texts = [text for edit in small.edits for text in edit.texts.values()]
+    texts = texts_of(small)
     with small.site.merged(plain.neurons):
         theirs, _ = plain_answers(small.site, texts)
     torch.testing.assert_close(

@@ -1,0 +1,144 @@
+"""Language vectors: for every layer the mean over sentences of the mean over tokens of the hidden states.
+
+Xu et al. 2023, section 3.1: ``u_s[k] = mean_t h_s[k, t]``, ``v_l[k] = mean_s u_s[k]``; a mean of sentence means, not
+weighted by length, of the unmodified model. Whether [CLS], [SEP] and `<s>` are part of a sentence's mean is not said
+there: ``specials`` includes them by default, which is the literal reading of "all tokens".
+
+Shape legend: L layers, D hidden, N packed rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from methods.backbone.base import Backbone
+from methods.backbone.packing import pack_sequences
+from methods.backbone.projection import LastLayer
+from orchestrator.data import write_atomically
+
+Specials = Literal["include", "exclude"]
+ROWS_AT_ONCE = 4096
+LONGEST_SENTENCE = 512
+
+
+@torch.no_grad()
+def language_vectors(
+    backbone: Backbone,
+    sentences: Iterable[Sequence[str]],
+    *,
+    specials: Specials = "include",
+    last_layer: LastLayer = "normed",
+) -> Tensor:
+    """The language vectors of all layers.
+
+    Args:
+        backbone: the unmodified model.
+        sentences: batches of sentences; longer ones are cut at the model's length (512 tokens at most).
+        specials: whether special tokens count as tokens of a sentence.
+        last_layer: at layer L take the states after the final norm (``normed``) or before it (``raw``).
+
+    Returns:
+        [L, D] float32; row k - 1 belongs to layer k.
+
+    Raises:
+        ValueError: if no sentence has a token to average.
+    """
+    total = torch.zeros(backbone.num_layers, backbone.hidden_size, dtype=torch.float64)
+    count = 0
+    longest = min(LONGEST_SENTENCE, backbone.max_length or LONGEST_SENTENCE)
+    for batch in filter(None, sentences):
+        encoded = backbone.tokenizer(
+            list(batch), truncation=True, max_length=longest, return_special_tokens_mask=True, add_special_tokens=True
+        )
+        kept = []
+        for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
+            weights = [1] * len(ids) if specials == "include" else [1 - flag for flag in special]
+            if sum(weights):
+                kept.append((ids, weights))
+        for chunk in _chunks(kept):
+            total += _sum_of_means(backbone, chunk, last_layer)
+            count += len(chunk)
+    if not count:
+        raise ValueError("no sentence has a token to average: the language has no vector")
+    return (total / count).float()
+
+
+def random_like(shift: Tensor, seed: int, language: str) -> Tensor:
+    """A shift in random directions that is otherwise like `shift`: a control for the layer search.
+
+    Every layer keeps its norm, and every two layers their angle, because how far LIRP and LSRP undo each other depends
+    on both: the span of the layers' shifts is turned as a whole to a random place.
+
+    Args:
+        shift: [L + 1, D], row 0 unused (zero).
+        seed, language: the same for the same two on every machine.
+    """
+    digest = hashlib.sha256(f"{seed}|{language}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    wide = shift.double().cpu()
+    _, coordinates = torch.linalg.qr(wide.T)
+    noise = torch.randn(wide.shape[1], coordinates.shape[0], generator=generator, dtype=torch.float64)
+    directions, _ = torch.linalg.qr(noise)
+    return (directions @ coordinates).T.to(shift)
+
+
+def _chunks(
+    sentences: list[tuple[list[int], list[int]]],
+) -> Iterable[list[tuple[list[int], list[int]]]]:
+    """Cuts a batch, longest sentences together, into chunks of about `ROWS_AT_ONCE` tokens."""
+    chunk: list[tuple[list[int], list[int]]] = []
+    rows = 0
+    for sentence in sorted(sentences, key=lambda s: len(s[0])):
+        if chunk and rows + len(sentence[0]) > ROWS_AT_ONCE:
+            yield chunk
+            chunk, rows = [], 0
+        chunk.append(sentence)
+        rows += len(sentence[0])
+    if chunk:
+        yield chunk
+
+
+def _sum_of_means(backbone: Backbone, sentences: list[tuple[list[int], list[int]]], last_layer: LastLayer) -> Tensor:
+    """Sum over sentences of their token means, [L, D] float64 on the CPU."""
+    pack, order = pack_sequences([ids for ids, _ in sentences], [()] * len(sentences))
+    weight = torch.cat([torch.tensor(sentences[n][1], dtype=torch.float64) / sum(sentences[n][1]) for n in order]).to(
+        backbone.device
+    )
+    plan = backbone.plan(pack)
+    x = backbone.embed(plan)[None]
+    sums = []
+    for k in range(1, backbone.num_layers + 1):
+        x = backbone.layer(k, x, plan)
+        h = backbone.final(x) if k == backbone.num_layers and last_layer == "normed" else x
+        sums.append(weight @ h[0].double())
+    return torch.stack(sums).cpu()
+
+
+def cached_vectors(
+    backbone: Backbone,
+    sentences: Iterable[Sequence[str]],
+    *,
+    path: Path,
+    specials: Specials,
+    last_layer: LastLayer,
+) -> Tensor:
+    """`language_vectors`, computed once per file: the first process that asks computes, the others wait and read.
+
+    Args:
+        path: content-addressed by the caller: it must name model, sentences and options.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            return load_file(path)["vectors"]
+        vectors = language_vectors(backbone, sentences, specials=specials, last_layer=last_layer)
+        write_atomically(path, lambda file: file.write(save({"vectors": vectors.contiguous()})))
+        return vectors

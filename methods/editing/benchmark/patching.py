@@ -1,0 +1,194 @@
+"""Measures patch neurons: a stream of edits on cached inputs against the plain loop, in one process.
+
+The plain loop is what a careful researcher writes (methods/editing/patches/plain.py): the whole model runs for every
+step of every patch and for every answer, texts of similar length in one batch. It runs twice: once as it is careful
+not to compute a text twice, and once with the edit repeated in the batch, as the released code has it. All contenders
+take turns on the same requests and take the same steps; the plain ones get fewer requests, since each needs the same
+time. What patches are kept silent on is drawn around states that the model computes, as many as in the paper: it costs
+both the same, and making it is not timed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from methods.editing.benchmark.measure import Contender, alternate, environment
+from methods.editing.benchmark.patching_cases import PatchingCase, PatchingSettings, make_patching_case
+from methods.editing.patches import AnswerCache, Evaluation, Memory, StreamEdit, StreamResult, run_stream
+from methods.editing.patches.journal import TENSORS
+from methods.editing.patches.plain import PlainResult, plain_answers, plain_rights, plain_stream
+
+CACHED, PLAIN, REPEATED = "cached inputs", "plain loop", "plain loop, texts repeated"
+_SETTLED = 0.1  # share of a stream after which the process should grow by what the stream keeps alone
+_LONG = 100  # requests from which growth says anything
+
+
+@dataclass(frozen=True)
+class Growth:
+    """By how much a long stream grew, from its first tenth to its end.
+
+    Attributes:
+        edits: how many were made in between.
+        process: bytes of the process.
+        patches, remembered: bytes of the patches that were added, and of the queries that joined the memories.
+        journal: bytes on the disk.
+    """
+
+    edits: int
+    process: int
+    patches: int
+    remembered: int
+    journal: int
+
+    def figures(self) -> dict[str, Any]:
+        sizes = {f"{name}_mb": value / 1e6 for name, value in vars(self).items() if name != "edits"}
+        return {"edits": self.edits, **sizes}
+
+
+def run_patching(settings: PatchingSettings, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Measures and returns what ``--json`` writes.
+
+    The main keys: `editing_ratio` (the careful plain loop to cached inputs, time for each edit),
+    `editing_ratio_repeated` (the plain loop with repeated texts to cached inputs), `evaluation_ratio` (a point of the
+    accuracy curve), `equal` (the same requests were edited with the same number of steps and success, and every answer
+    is the same), `patch_difference` and `answer_difference` (largest, relative to the largest entry), and `growth`, for
+    a long stream.
+
+    Raises:
+        UserError: the settings make no sense, or the model cannot be patched.
+    """
+    settings.check()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    say(f"Making {settings.shape}, {settings.edits} requests and {settings.memory:,} memories ...")
+    case = make_patching_case(settings)
+    few = case.edits[: settings.plain_edits]
+
+    def plain(edits: Sequence[StreamEdit], repeat: bool) -> PlainResult:
+        return plain_stream(case.site, case.memories, edits, settings.stream, repeat=repeat)
+
+    editing = [
+        Contender(CACHED, settings.edits, lambda: _cached(case, settings)),
+        Contender(PLAIN, len(few), lambda: plain(few, False)),
+        Contender(REPEATED, 1, lambda: plain(few[:1], True)),
+    ]
+    alternate("editing", editing, settings.repeats, settings.device, say)
+    (ours, growth), careful, repeated = (contender.answer for contender in editing)
+    steps = [record.steps for record in ours.records if record.edited], careful.steps, repeated.steps
+    for contender, taken in zip(editing, steps, strict=True):
+        contender.edits = len(taken)
+    evaluation = _evaluation(case, ours)
+    alternate("evaluation", evaluation, settings.repeats, settings.device, say)
+    differences = _differences(case, few, ours, careful)
+    differences["answers_differ"] += sum(
+        mine != theirs for mine, theirs in zip(*(one.answer for one in evaluation), strict=True)
+    )
+    return {
+        "editing_ratio": _ratio(editing[1], editing[0]),
+        "editing_ratio_repeated": _ratio(editing[2], editing[0]),
+        "evaluation_ratio": _ratio(evaluation[1], evaluation[0]),
+        "equal": differences["edits_differ"] == differences["answers_differ"] == 0,
+        **differences,
+        "growth": growth.figures() if settings.edits >= _LONG else None,
+        "settings": vars(settings),
+        "editing": {one.name: _edits(one, taken) for one, taken in zip(editing, steps, strict=True)},
+        "evaluation": {one.name: _texts(one) for one in evaluation},
+        "environment": environment(settings.device),
+    }
+
+
+def _cached(case: PatchingCase, settings: PatchingSettings) -> tuple[StreamResult, Growth]:
+    """One stream that has computed nothing yet, journal and all, and how it grew."""
+    cache, memory = AnswerCache(case.site), Memory.of(*case.memories)
+    settled = max(1, round(_SETTLED * settings.edits))
+    sizes: list[tuple[int, int]] = []
+
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def note(share: float) -> None:
+            if round(share * settings.edits) in (settled, settings.edits):
+                sizes.append((psutil.Process().memory_info().rss, (Path(scratch) / TENSORS).stat().st_size))
+
+        result = run_stream(
+            cache, memory, case.edits, Evaluation(), settings.stream, scratch=Path(scratch), progress=note
+        )
+    later = [record for record in result.records[settled:] if record.edited]
+    (process, journal), (grown, written) = sizes[0], sizes[-1]
+    patch = sum(tensor.nbytes for tensor in result.neurons[:1].to_tensors().values())
+    queries = sum(states.nbytes // len(states) for states in case.memories)
+    return result, Growth(
+        edits=len(later),
+        process=grown - process,
+        patches=patch * sum(record.patches for record in later),
+        remembered=queries * sum(len(record.languages) for record in later),
+        journal=written - journal,
+    )
+
+
+def _evaluation(case: PatchingCase, result: StreamResult) -> list[Contender]:
+    """A point of the accuracy curve, all patches in; the cached states are there since the first point."""
+    cache = AnswerCache(case.site)
+    cache.states(case.texts)
+
+    def plain() -> list[bool]:
+        with case.site.merged(result.neurons):
+            return plain_rights(case.site, case.texts)
+
+    number = len(case.texts)
+    return [
+        Contender(CACHED, number, lambda: cache.right(cache.states(case.texts), result.neurons).tolist()),
+        Contender(PLAIN, number, plain),
+    ]
+
+
+def _differences(
+    case: PatchingCase, few: Sequence[StreamEdit], ours: StreamResult, plain: PlainResult
+) -> dict[str, Any]:
+    """How the first requests of the cached stream differ from the plain loop's."""
+    records = [record for record in ours.records[: len(few)] if record.edited]
+    mine = [(record.index, record.steps, record.success) for record in records]
+    theirs = list(zip(plain.edited, plain.steps, plain.success, strict=True))
+    neurons = ours.neurons[: sum(record.patches for record in records)]
+    texts = [text for edit in few for text in edit.texts.values()]
+    cache = AnswerCache(case.site)
+    states = cache.states(texts)
+    with case.site.merged(plain.neurons):
+        expected, _ = plain_answers(case.site, texts)
+    right = cache.right(states, neurons).tolist()
+    pairs = list(zip(neurons.to_tensors().values(), plain.neurons.to_tensors().values(), strict=True))
+    comparable = len(neurons) == len(plain.neurons)
+    return {
+        "edits_differ": sum(one != other for one, other in zip(mine, theirs, strict=False))
+        + abs(len(mine) - len(theirs)),
+        "answers_differ": sum(one != other for one, other in zip(right, plain.right, strict=True)),
+        "patch_difference": max(_difference(one, other) for one, other in pairs) if comparable else None,
+        "answer_difference": _difference(cache.logits(states, neurons), expected),
+    }
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """The largest, relative to the largest entry."""
+    return float((one - other).abs().max() / other.abs().max().clamp_min(1e-12))
+
+
+def _ratio(slow: Contender, fast: Contender) -> float:
+    ratio: float = slow.figures()["seconds_per_edit"] / fast.figures()["seconds_per_edit"]
+    return ratio
+
+
+def _edits(contender: Contender, steps: Sequence[int]) -> dict[str, Any]:
+    figures = contender.figures()
+    return {"edits_per_minute": 60 * figures.pop("edits_per_second"), "steps": sum(steps), **figures}
+
+
+def _texts(contender: Contender) -> dict[str, Any]:
+    """The figures of evaluation, which are about texts."""
+    return {name.replace("edit", "text"): value for name, value in contender.figures().items()}

@@ -1,0 +1,133 @@
+"""What a layer search takes: memory of states, working space and tiles, operations; all from sizes, before it runs.
+
+With `a` bytes per number, a packed row of a tile costs ``a D (1 + C(L, 2) + 2 (1 + P))``: all live branches at the last
+block, and the states before and after the head's transform. A tile is as many rows as fit; streamed weights are read
+once for each tile.
+
+Shape legend: L layers, D hidden, P layer pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from methods.backbone import ModelDescription
+from methods.backbone.base import FAMILIES
+from methods.backbone.footprint import Footprint
+from methods.lrp2.head import ROW_TILE, VOCABULARY_TILE
+from methods.lrp2.lattice import Schedule, schedule
+from methods.lrp2.probes import Query
+from methods.lrp2.projection import Pair
+from methods.lrp2.tiles import build_tile
+from orchestrator.needs import ModelNeeds
+
+# Numbers that go through a block at a time (rows times hidden size): on a CPU what the caches hold, on a GPU what keeps
+# it busy.
+STATES_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}
+# Numbers per branch of a tile: more would not be faster.
+MOST_TILE_STATES = {"cpu": 2**21, "cuda": 2**26}
+FEWEST_TILE_ROWS = 64
+# Of the memory that weights and working space leave free; the rest is for what an allocator loses.
+TILE_SHARE = 0.85
+# A worker process with its libraries, before it has read a weight.
+PROCESS_BYTES = 600 * 2**20
+# Operations per second to expect of a GPU: 40% of an A100's peak outside and inside its tensor cores.
+GPU_RATE = {torch.float64: 0.4 * 9.7e12, torch.float32: 0.4 * 19.5e12, torch.bfloat16: 0.4 * 312e12}
+
+
+@dataclass(frozen=True)
+class QueryCost:
+    """Mean cost of a query.
+
+    Attributes:
+        rows: packed rows.
+        needed: rows the head is asked for.
+        length: keys a row meets.
+    """
+
+    rows: float
+    needed: float
+    length: float
+
+    def flops(self, model: ModelDescription, pairs: Sequence[Pair]) -> float:
+        """Operations of the blocks, last block only for needed rows; the head comes on top."""
+        walk = schedule(pairs, model.num_layers)
+        inner = walk.block_evaluations - walk.last
+        last = walk.last * model.block_flops(self.length, self.needed / self.rows)
+        return self.rows * (inner * model.block_flops(self.length) + last)
+
+
+def takes_trees(model: ModelDescription) -> bool:
+    """Whether the candidates of a query are packed as one prefix tree."""
+    return model.kind == "causal" and model.fast and FAMILIES[model.architecture].accepts_trees
+
+
+def query_cost(queries: Sequence[Query], *, trees: bool) -> QueryCost:
+    """Mean cost of sampled queries when packed."""
+    answerable = [query for query in queries if query.gold >= 0]
+    if not answerable:
+        return QueryCost(1.0, 1.0, 1.0)
+    pack = build_tile(answerable, trees=trees, ranking_only=True).pack
+    length = sum(s.count * s.length**2 for s in pack.segments) / pack.rows
+    return QueryCost(pack.rows / len(answerable), len(pack.need) / len(answerable), length)
+
+
+def rows_at_once(hidden_size: int, device: str) -> int:
+    """Packed rows that go through a block together."""
+    return STATES_AT_ONCE[device] // hidden_size
+
+
+def bytes_per_row(model: ModelDescription, dtype: torch.dtype, walk: Schedule) -> int:
+    """States of all branches of a packed row, its outcomes before and after the head's transform."""
+    return model.hidden_size * dtype.itemsize * (walk.most_branches + 2 * len(walk.outcome))
+
+
+def working_bytes(model: ModelDescription, dtype: torch.dtype, device: str) -> int:
+    """What blocks and head need while they compute: activations of a chunk of rows, tiles of logits."""
+    width = model.block_weights // model.hidden_size
+    tile = 3 * ROW_TILE[device] * VOCABULARY_TILE[device]
+    return rows_at_once(model.hidden_size, device) * width * dtype.itemsize + tile * 4
+
+
+def least_memory(model: ModelDescription, dtype: torch.dtype, pairs: Sequence[Pair]) -> int:
+    """Bytes below which a search cannot run on a CPU: process, weights, working space and the smallest tile."""
+    tile = FEWEST_TILE_ROWS * bytes_per_row(model, dtype, schedule(pairs, model.num_layers))
+    return PROCESS_BYTES + model.weight_bytes(dtype) + working_bytes(model, dtype, "cpu") + tile
+
+
+def search_needs(
+    footprint: Footprint, pairs: Sequence[Pair], *, facts: int, cost: QueryCost, checked: int = 0, name: str
+) -> ModelNeeds:
+    """What a layer search asks of a machine.
+
+    Args:
+        footprint: of the model in the dtype it runs in.
+        pairs: the layer pairs.
+        facts: over all languages, those of the pivot left out.
+        cost: of a mean fact.
+        checked: how many facts are searched in float32 once more, because the dtype is inexact.
+        name: of the model, for sentences.
+    """
+    model, dtype = footprint.description, footprint.dtype
+    walk = schedule(pairs, model.num_layers)
+    flops = cost.flops(model, pairs)
+    slower = GPU_RATE[dtype] / GPU_RATE[torch.float32] if checked else 0.0
+    return ModelNeeds(
+        weights=footprint.total,
+        outside=footprint.embeddings + footprint.head,
+        block=footprint.block,
+        blocks=model.num_layers,
+        process=PROCESS_BYTES,
+        working={device: working_bytes(model, dtype, device) for device in ("cpu", "cuda")},
+        row=bytes_per_row(model, dtype, walk),
+        fewest_rows=FEWEST_TILE_ROWS,
+        tile_share=TILE_SHARE,
+        most_rows={device: MOST_TILE_STATES[device] // model.hidden_size for device in ("cpu", "cuda")},
+        rows=facts * cost.rows,
+        flops=flops * (facts + slower * checked),
+        gpu_rate=GPU_RATE[dtype],
+        model=f"{name} in {str(dtype).removeprefix('torch.')}",
+    )

@@ -1,0 +1,211 @@
+"""The head of a model over its vocabulary, and log-normalisers computed only as far as they are needed.
+
+A row's log-normaliser is ``lse = log sum_v exp z_v`` over the vocabulary. After the first w entries of the vocabulary
+there is an exact lower bound, which costs one dot product more than what has been computed,
+
+    lse >= log( sum_{v < w} exp z_v + (V - w) exp( mean_{v >= w} z_v ) )
+
+(Jensen's inequality on the rest, whose mean logit is the state times the mean row of the rest of the matrix). So a
+normaliser is computed level by level, each level a longer part of the vocabulary, until its bound decides what is asked
+or the last level makes it exact.
+
+Shape legend: n branches, M needed rows, R rows, K levels, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Rows and vocabulary entries of a tile of logits: on a CPU what its caches hold, on a GPU what keeps it busy.
+ROW_TILE = {"cpu": 1024, "cuda": 2048}
+VOCABULARY_TILE = {"cpu": 1024, "cuda": 4096}
+# Parts of the vocabulary after which a normaliser may rest.
+LEVELS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
+SAMPLED_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Head:
+    """The vocabulary matrix and what bounds and estimates of a normaliser are made of.
+
+    Attributes:
+        weight, bias: the matrix [V, D] and its bias [V], or None.
+        edges: where the levels end in the vocabulary; 0 first, V last, K + 1 in all.
+        rest_weight, rest_bias: [K, D] and [K], the means of both from each edge on to the end.
+        spread: [D, D], a square root of the rows' covariance: ``|h @ spread|^2`` is about the variance of a state's
+            logits. It only serves an estimate, so a sample of the rows gives it.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    edges: tuple[int, ...]
+    rest_weight: Tensor
+    rest_bias: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, unembedding: tuple[Tensor, Tensor | None], dtype: torch.dtype) -> Head:
+        """Prepares a backbone's unembedding; logits are computed in `dtype`."""
+        weight, bias = unembedding
+        vocabulary, tile = len(weight), VOCABULARY_TILE[weight.device.type]
+        edges = sorted({0, *(round(part * vocabulary) for part in LEVELS)})
+        left = torch.tensor([vocabulary - edge for edge in edges[:-1]], device=weight.device).double()
+        sums = torch.stack(
+            [sum(part.double().sum(0) for part in weight[a:b].split(tile)) for a, b in pairwise(edges)]  # type: ignore[misc]
+        )
+        rest_weight = sums.flip(0).cumsum(0).flip(0) / left[:, None]
+        rest_bias = torch.zeros_like(left)
+        if bias is not None:
+            rest_bias = torch.stack([bias[edge:].double().mean() for edge in edges[:-1]])
+        sample = weight[:: 1 + vocabulary // SAMPLED_ROWS].float()
+        spread = torch.linalg.qr(sample - sample.mean(0), mode="r").R.T / len(sample) ** 0.5
+        return cls(
+            weight.to(dtype),
+            None if bias is None else bias.to(dtype),
+            tuple(edges),
+            rest_weight.to(dtype),
+            rest_bias.to(dtype),
+            spread.to(dtype),
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype logits are computed in."""
+        return self.weight.dtype
+
+    @property
+    def accumulator(self) -> torch.dtype:
+        """Scores are added up in float32 at least."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @property
+    def margin(self) -> float:
+        """What a bound is lowered by: rounding must never turn it into a claim that is false."""
+        return 1e4 * torch.finfo(self.dtype).eps
+
+    def rest_mean(self, states: Tensor, level: int) -> Tensor:
+        """Mean logit over the vocabulary beyond a level: states [..., D] to [...]."""
+        mean = states.to(self.dtype) @ self.rest_weight[level] + self.rest_bias[level]
+        return mean.to(self.accumulator)
+
+    def variance(self, states: Tensor) -> Tensor:
+        """About the variance of the logits over the vocabulary: states [..., D] to [...]."""
+        return (states.to(self.dtype) @ self.spread).to(self.accumulator).square().sum(-1)
+
+    def exponentials(self, states: Tensor, shift: Tensor, level: int) -> Tensor:
+        """Sum of exp(z_v - shift) over the vocabulary between two levels; no [R, V] matrix is ever held.
+
+        Args:
+            states: [R, D].
+            shift: [R], keeps the exponentials in range.
+            level: the level before the part.
+        """
+        height, width = ROW_TILE[states.device.type], VOCABULARY_TILE[states.device.type]
+        first, stop = self.edges[level], self.edges[level + 1]
+        total = torch.zeros_like(shift)
+        buffer = torch.empty(min(height, len(states)), width, dtype=self.dtype, device=states.device)
+        for start in range(0, len(states), height):
+            rows = states[start : start + height].to(self.dtype)
+            at = slice(start, start + len(rows))
+            for v in range(first, stop, width):
+                part = slice(v, min(v + width, stop))
+                total[at] += self._exponentials(rows, shift[at, None], part, buffer).sum(-1)
+        return total
+
+    def _exponentials(self, rows: Tensor, shift: Tensor, part: slice, buffer: Tensor) -> Tensor:
+        """exp(logits - shift) of a part of the vocabulary, in the buffer where its precision allows."""
+        weight, bias = self.weight[part], None if self.bias is None else self.bias[part]
+        if self.dtype != self.accumulator:
+            return F.linear(rows, weight, bias).to(self.accumulator).sub_(shift).exp_()
+        logits = buffer[: len(rows), : len(weight)]
+        if bias is None:
+            logits.copy_(-shift.expand_as(logits))
+        else:
+            torch.sub(bias, shift, out=logits)
+        return logits.addmm_(rows, weight.T).exp_()
+
+
+@dataclass(frozen=True)
+class Normalisers:
+    """What is known of the log-normalisers of all rows; all tables are [n, M].
+
+    Attributes:
+        head: of the model.
+        states: what the vocabulary matrix is applied to, [n, M, D].
+        bound: a lower bound, exact once the last level is reached.
+        estimate: a guess, exact once the last level is reached.
+        level: how many levels of the vocabulary have been summed up.
+        shift: the bound at level 0: what the sums are relative to.
+        total: the sum of exp(z_v - shift) over these levels.
+    """
+
+    head: Head
+    states: Tensor
+    bound: Tensor
+    estimate: Tensor
+    level: Tensor
+    shift: Tensor
+    total: Tensor
+
+    @classmethod
+    def start(cls, head: Head, states: Tensor, bound: Tensor, estimate: Tensor) -> Normalisers:
+        """Nothing computed yet."""
+        level = torch.zeros(bound.shape, dtype=torch.long, device=bound.device)
+        return cls(head, states, bound, estimate, level, bound.clone(), torch.zeros_like(bound))
+
+    @property
+    def last(self) -> int:
+        """The level at which a normaliser is exact."""
+        return len(self.head.edges) - 1
+
+    @property
+    def exact(self) -> Tensor:
+        """Which are exact, [n, M] bool."""
+        return self.level == self.last
+
+    @property
+    def computed(self) -> float:
+        """How many normalisers' worth of work has been done."""
+        edges = torch.tensor(self.head.edges, device=self.level.device)
+        return float(edges[self.level].double().sum()) / self.head.edges[-1]
+
+    def level_of(self, part: Tensor) -> Tensor:
+        """The first level that covers so large a part (0 to 1) of the vocabulary."""
+        ends = torch.tensor(self.head.edges[1:], device=part.device) / self.head.edges[-1]
+        return (torch.searchsorted(ends.to(part.dtype), part.contiguous()) + 1).clamp(max=self.last)
+
+    def raise_to(self, target: Tensor) -> None:
+        """Computes on to the levels `target` [n, M], where these are higher than what has been reached."""
+        states = self.states.reshape(-1, self.states.shape[-1])
+        level, total, shift, target = (t.view(-1) for t in (self.level, self.total, self.shift, target.contiguous()))
+        moved = (target > level).nonzero()[:, 0]
+        for step in range(self.last):
+            index = moved[(level[moved] == step) & (target[moved] > step)]
+            if len(index):
+                total[index] += self.head.exponentials(states[index], shift[index], step)
+                level[index] += 1
+                self._renew(index, states[index], step + 1)
+
+    def _renew(self, index: Tensor, states: Tensor, level: int) -> None:
+        """Bounds and estimates of rows that have reached a level."""
+        bound, estimate = self.bound.view(-1), self.estimate.view(-1)
+        total, shift = self.total.view(-1)[index], self.shift.view(-1)[index]
+        value = shift + total.log()
+        if level == self.last:
+            bound[index] = estimate[index] = value
+        else:
+            count = self.head.edges[-1] - self.head.edges[level]
+            value = torch.logaddexp(value, self.head.rest_mean(states, level) + math.log(count)) - self.head.margin
+            bound[index] = torch.maximum(bound[index], value)
+            estimate[index] = torch.maximum(estimate[index], bound[index])
+        # Where the first bound was too far below, the exponentials left their range.
+        for row in (~total.isfinite() | (total == 0)).nonzero()[:, 0].tolist():
+            logits = F.linear(states[row : row + 1].to(self.head.dtype), self.head.weight, self.head.bias)
+            bound[index[row]] = estimate[index[row]] = logits.to(self.head.accumulator).logsumexp(-1)[0]
+            self.level.view(-1)[index[row]] = self.last
