@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv sweep editors test lint slow lock clean
+.PHONY: help venv sweep editors patchers test lint slow lock clean
 
 help:
 	@echo "make sweep   set up, then run the layer search on the built-in facts and model (about two minutes)"
 	@echo "make editors set up, then train and compare editors on the built-in facts and model (under ten minutes)"
+	@echo "make patchers set up, then run streams of patch neurons on the built-in claims and model (under ten minutes)"
 	@echo "make test    set up, then lint, type check and run the tests"
 	@echo "make slow    the long tests: real Ray jobs, real data where it is at hand"
 	@echo "make venv    only set up .venv from requirements.lock"
@@ -32,6 +33,9 @@ sweep: $(STAMP)
 
 editors: $(STAMP)
 	@$(BIN)/python jobs/editor_sweep.py --config jobs/presets/editors_atlas.yaml
+
+patchers: $(STAMP)
+	@$(BIN)/python jobs/editor_sweep.py --config jobs/presets/patchers_atlas.yaml
 
 lint: $(STAMP)
 	@echo "Lint, format, types, import rules ..."

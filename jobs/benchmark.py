@@ -45,7 +45,16 @@ from a folder; nothing is downloaded. Many edits also show how memory grows in t
 PATCHING_EXAMPLES = """examples:
   python jobs/benchmark.py patching --threads 2
   python jobs/benchmark.py patching --shape models/claims-classifier --edits 20 --json patching.json
-  python jobs/benchmark.py patching --shape small --edits 1000 --steps 100 --memory 2000 --repeats 1"""
+  python jobs/benchmark.py patching --shape small --edits 1000 --steps 30 --memory 1000 --repeats 1"""
+
+STREAMING = """\
+A model larger than memory: a BLOOM of a published shape with random weights is written in shards to the temporary
+folder (TMPDIR), searched under a memory bound with its layers streamed, compared with the search in memory on a sample
+of the pairs, and with the naive loop over the model as Accelerate offloads it to disk."""
+
+STREAMING_EXAMPLES = """examples:
+  python jobs/benchmark.py streaming --size 3GB --memory 1GB
+  python jobs/benchmark.py streaming --size 10GB --memory 2GB --pairs 40 --json streaming.json"""
 
 EXAMPLES = """examples:
   python jobs/benchmark.py layer-search --shape mbert --threads 2
@@ -61,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="benchmark", required=True)
     _editing_options(commands)
     _patching_options(commands)
+    _streaming_options(commands)
     layer_search = commands.add_parser(
         "layer-search",
         help="the lattice against one forward pass per layer pair",
@@ -116,7 +126,12 @@ def _editing_options(commands: Any) -> None:
         default="all",
         help="evaluation: compare predictions at every position too, or at the label positions only; default: all",
     )
-    add("--repeats", type=int, default=3, metavar="N", help="runs of every contender, in turn; default: 3")
+    add(
+        "--repeats",
+        type=int,
+        metavar="N",
+        help="runs of every contender, in turn; default: 3, or fewer where these would take more than two minutes",
+    )
     add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
@@ -133,19 +148,48 @@ def _patching_options(commands: Any) -> None:
     add = patching.add_argument
     add("--shape", default="mbert", help="mbert, small to try it out, or a model folder; default: mbert")
     add("--edits", type=int, default=8, metavar="N", help="requests of the stream; default: 8")
-    add("--plain-edits", type=int, default=2, metavar="N", help="requests of the plain loop; default: 2")
-    add("--steps", type=int, default=150, metavar="N", help="optimizer steps of an edit at most; default: 150")
+    add("--plain-edits", type=int, default=1, metavar="N", help="requests of the plain loop; default: 1")
+    add("--steps", type=int, default=125, metavar="N", help="optimizer steps of an edit; default: 125")
     add("--memory", type=int, default=40_000, metavar="N", help="states that patches are silent on; default: 40000")
     add("--texts", type=int, default=256, metavar="N", help="texts of a point of the accuracy curve; default: 256")
-    add("--repeats", type=int, default=2, metavar="N", help="runs of every contender, in turn; default: 2")
+    add(
+        "--repeats",
+        type=int,
+        metavar="N",
+        help="runs of every contender, in turn; default: 2, or 1 where 2 would take more than four minutes",
+    )
     add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
 
 
+def _streaming_options(commands: Any) -> None:
+    streaming = commands.add_parser(
+        "streaming",
+        help="a model larger than memory, streamed, against in memory and offloaded to disk",
+        description=STREAMING,
+        epilog=STREAMING_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = streaming.add_argument
+    add("--size", default="3GB", help="weights at least, in float32; default: 3GB")
+    add("--memory", default="1GB", metavar="SIZE", help="bound for the streamed search; default: 1GB")
+    add("--queries", type=int, default=2, metavar="N", help="number of queries; default: 2")
+    add("--pairs", type=int, default=138, metavar="N", help="layer pairs, evenly spread; default: 138")
+    add("--compare-pairs", type=int, default=12, metavar="N", help="of them, searched in memory too; default: 12")
+    add("--offload-pairs", type=int, default=2, metavar="N", help="of them, run offloaded to disk too; default: 2")
+    add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
+    add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
+
+
 def run(console: Console, errors: Console, signals: StopSignals) -> int:
     options = parser().parse_args()
-    jobs = {"layer-search": run_layer_search, "editing": run_editing, "patching": run_patching}
+    jobs = {
+        "layer-search": run_layer_search,
+        "editing": run_editing,
+        "patching": run_patching,
+        "streaming": run_streaming,
+    }
     return jobs[options.benchmark](options, console, errors)
 
 
@@ -190,6 +234,26 @@ def run_patching(options: argparse.Namespace, console: Console, errors: Console)
     )
     result = measure(settings, lambda text: say(errors, text))
     return _show(result, lambda: patching_tables(result), lambda: patching_sentence(result), options.json, console)
+
+
+def run_streaming(options: argparse.Namespace, console: Console, errors: Console) -> int:
+    size, memory = _bytes(options.size, "--size"), _bytes(options.memory)
+    from methods.lrp2.benchmark import StreamingSettings, streaming_sentence, streaming_tables
+    from methods.lrp2.benchmark import run_streaming as measure
+
+    assert size is not None
+    assert memory is not None
+    settings = StreamingSettings(
+        size=size,
+        memory=memory,
+        queries=options.queries,
+        pairs=options.pairs,
+        compared=options.compare_pairs,
+        offloaded=options.offload_pairs,
+        threads=options.threads,
+    )
+    result = measure(settings, lambda text: say(errors, text))
+    return _show(result, lambda: streaming_tables(result), lambda: streaming_sentence(result), options.json, console)
 
 
 def run_layer_search(options: argparse.Namespace, console: Console, errors: Console) -> int:
@@ -247,13 +311,13 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _bytes(text: str | None) -> int | None:
+def _bytes(text: str | None, option: str = "--memory") -> int | None:
     if text is None:
         return None
     try:
         return int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError as error:
-        raise UserError(f"--memory {text!r} is not a size; write it as 4GB or 500MB") from error
+        raise UserError(f"{option} {text!r} is not a size; write it as 4GB or 500MB") from error
 
 
 if __name__ == "__main__":

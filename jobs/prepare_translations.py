@@ -25,7 +25,7 @@ into German is claims.de.jsonl, which lies beside it, where fever:<folder or fil
 after an interruption the same command goes on."""
 
 EXAMPLES = """examples:
-  python jobs/prepare_translations.py --model models/nllb-200 --claims data/fever --languages de,fr,es,zh,ar --splits edit
+  python jobs/prepare_translations.py --model models/nllb --claims data/fever --languages de,fr,es,zh,ar --splits edit
   python jobs/prepare_translations.py --model models/opus-mt-en-de --claims data/fever --languages de
   python jobs/prepare_translations.py --model models/opus-mt-en-zh --claims data/fever --languages zh=cmn_Hans
   python jobs/prepare_translations.py --model models/m2m100 --claims dev.jsonl.gz --languages de,fr --output copies"""

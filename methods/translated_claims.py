@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from methods.translation import Translator, load_translator
@@ -80,7 +81,7 @@ def prepare_translations(
     for english in sources:
         for language in languages:
             folder = english.path.parent if output is None else output
-            file = problems.collect(lambda e=english, f=folder, name=language: TranslationFile(f, e.name, name))
+            file = problems.collect(partial(TranslationFile, folder, english.name, language))
             if file is not None:
                 tasks.append(_Task(english, file))
     problems.raise_if_any()
@@ -92,6 +93,8 @@ def prepare_translations(
             f"{task.file.path.name}: {len(task.english.claims):,} claims, "
             f"{len(task.english.claims) - len(task.missing):,} of them translated already"
         )
+        if not task.missing:
+            task.file.finish()
     failed = 0
     todo = [task for task in tasks if task.missing]
     if todo:
@@ -111,8 +114,8 @@ def _coded(translator: Translator, tasks: Sequence[_Task], languages: Mapping[st
             f"The model translates into one language only and does not say which, but {', '.join(languages)} are asked "
             "for. Run this once for each language, with the model of that language and without =CODE."
         )
-    codes = {name: problems.collect(lambda name=name: translator.code_of(name, languages[name])) for name in names}
-    problems.collect(lambda: translator.check(_texts(claim for task in tasks for claim in task.missing.values())))
+    codes = {name: problems.collect(partial(translator.code_of, name, languages[name])) for name in names}
+    problems.collect(partial(translator.check, _texts(claim for task in tasks for claim in task.missing.values())))
     problems.raise_if_any()
     return [_Task(task.english, task.file, codes[task.file.language]) for task in tasks]
 
@@ -130,24 +133,26 @@ def _translate(translator: Translator, name: str, tasks: Sequence[_Task], progre
 
         with task.file.opened(name):
             for block in _blocks(task.english.claims):
-                failed += _translate_block(translator, task, block, advance)
+                missing = {uuid: claim for uuid, claim in block.items() if uuid not in task.file.done}
+                if missing:
+                    failed += _translate_block(translator, task, missing, advance)
     return failed
 
 
 def _translate_block(
-    translator: Translator, task: _Task, block: Mapping[str, Claim], advance: Callable[[int], None]
+    translator: Translator, task: _Task, claims: Mapping[str, Claim], advance: Callable[[int], None]
 ) -> int:
-    missing = {uuid: claim for uuid, claim in block.items() if uuid not in task.file.done}
-    texts = _texts(missing.values())
+    """Translates some claims together and writes them; the number of claims without a translation."""
+    texts = _texts(claims.values())
     said = dict(zip(texts, translator.translate(texts, task.code, advance), strict=True))
     ready = {
         uuid: Claim(text, None, tuple(other for one in claim.rephrasings if (other := said[one]) is not None))
-        for uuid, claim in missing.items()
+        for uuid, claim in claims.items()
         if (text := said[claim.text]) is not None
     }
     if ready:
         task.file.add(ready)
-    return len(missing) - len(ready)
+    return len(claims) - len(ready)
 
 
 def _texts(claims: Iterable[Claim]) -> list[str]:

@@ -9,7 +9,6 @@ Shape legend: B sentences, T tokens.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,25 +58,24 @@ class Translator:
     def __init__(self, hf: Any, tokenizer: Any, *, beams: int | None = None) -> None:
         """
         Args:
-            hf: a Hugging Face sequence-to-sequence model; switched to evaluation.
+            hf: a Hugging Face sequence-to-sequence model; its settings of generation are changed.
             tokenizer: its tokenizer.
             beams: width of the beam search; None takes what the model was saved with.
         """
         self.hf, self.tokenizer = hf.eval().requires_grad_(False), tokenizer
         self.codes, self.marks = _codes(tokenizer)
-        settings = copy.deepcopy(hf.generation_config)
+        settings = hf.generation_config
         settings.max_length, settings.do_sample = None, False
         settings.forced_eos_token_id = None  # a translation that is cut off must not look as if it had ended
         settings.num_beams = settings.num_beams or 1 if beams is None else beams
-        self._settings = settings
-        self._end = hf.generation_config.eos_token_id
+        self._limit = _limit(hf, tokenizer)
         if self.codes and not self.marks:
             tokenizer.src_lang = self.code_of(SOURCE)
 
     @property
     def beams(self) -> int:
         """Width of the beam search."""
-        beams: int = self._settings.num_beams
+        beams: int = self.hf.generation_config.num_beams
         return beams
 
     def code_of(self, language: str, code: str | None = None) -> str | None:
@@ -101,8 +99,7 @@ class Translator:
 
     def check(self, texts: Sequence[str]) -> None:
         """Raises UserError naming the texts that are too long for the model."""
-        limit = _limit(self.hf, self.tokenizer)
-        problems = Problems()
+        problems, limit = Problems(), self._limit
         for text, ids in zip(texts, self._encode(texts, None), strict=True):
             if limit is not None and len(ids) > limit:
                 problems.add(
@@ -138,17 +135,15 @@ class Translator:
 
     @torch.inference_mode()
     def _generate(self, batch: Mapping[str, Any], code: str | None) -> list[str | None]:
-        forced = None if self.marks or code is None else self.tokenizer.convert_tokens_to_ids(self.codes[code])
-        settings = copy.copy(self._settings)
-        settings.max_new_tokens = _LONGEST * batch["input_ids"].shape[1] + _MORE
-        if forced is not None:
-            settings.forced_bos_token_id = forced
-        output = self.hf.generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=settings
-        )
+        longest = _LONGEST * batch["input_ids"].shape[1] + _MORE
+        more = {"max_new_tokens": longest if self._limit is None else min(longest, self._limit - 1)}
+        if code is not None and not self.marks:
+            more["forced_bos_token_id"] = self.tokenizer.convert_tokens_to_ids(self.codes[code])
+        output = self.hf.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **more)
         texts = self.tokenizer.batch_decode(output, skip_special_tokens=True)
         # The first token only starts the decoder, with many models by the token of the end.
-        ended = torch.isin(output[:, 1:], torch.as_tensor(self._end, device=output.device)).any(1).tolist()
+        end = torch.as_tensor(self.hf.generation_config.eos_token_id, device=output.device)
+        ended = torch.isin(output[:, 1:], end).any(1).tolist()
         return [text.strip() or None if whole else None for text, whole in zip(texts, ended, strict=True)]
 
 

@@ -18,11 +18,14 @@ class ModelNeeds:
         block: the largest block.
         blocks: how many there are; 0 where the model is not known part by part.
         process: a worker with its libraries, on the host.
+        check: a block of a second, streamed copy in another dtype, with which results are checked; 0 without one.
         working: on a ``"cpu"`` and on a ``"cuda"`` device, what computing needs beside weights and states.
         row: states of one packed row, all branches.
         fewest_rows: a tile has at least so many rows.
         tile_share: how much of the memory that is left a tile may fill.
-        most_rows: on a ``"cpu"`` and on a ``"cuda"`` device, rows beyond which a tile in memory is no faster.
+        most_rows: on a ``"cpu"`` and on a ``"cuda"`` device, rows beyond which a tile is no faster with weights in
+            memory; for a ``"stream"`` the rows that a study hands over at a time.
+        busy_rows: a tile of so many keeps a GPU busy.
         rows: packed rows of the whole grid.
         flops: floating-point operations of the whole grid; 0 where they are not known.
         training: gradients and moments of what is trained.
@@ -35,11 +38,13 @@ class ModelNeeds:
     block: int = 0
     blocks: int = 0
     process: int = 0
+    check: int = 0
     working: Mapping[str, int] = field(default_factory=dict)
     row: int = 0
     fewest_rows: int = 0
     tile_share: float = 1.0
     most_rows: Mapping[str, int] = field(default_factory=dict)
+    busy_rows: int = 0
     rows: float = 0.0
     flops: float = 0.0
     training: int = 0
@@ -55,31 +60,34 @@ class ModelNeeds:
             devices: over how many devices it is shared out.
         """
         host = self.process if device == "cpu" else 0
-        return self._resident(way, devices) + self.working.get(device, 0) + host
+        return self._resident(way, device, devices) + self.working.get(device, 0) + host
 
     def least(self, way: str, device: str, devices: int = 1) -> int:
         """Bytes below which a device cannot take part: `fixed` and the smallest tile."""
         return self.fixed(way, device, devices) + self.fewest_rows * self.row
 
     def tile_rows(self, way: str, device: str, devices: int, memory: int) -> int:
-        """Packed rows of a tile on devices of `memory` bytes; a stream's is as large as fits, to read seldom."""
+        """Packed rows of a tile on devices of `memory` bytes; a stream's is as large as can be, to read seldom."""
         if not self.row:
             return 0
         free = self.tile_share * (memory - self.fixed(way, device, devices))
         fit = max(self.fewest_rows, free // self.row)
-        most = self.most_rows.get(device)
-        return int(fit if way == "stream" or most is None else min(fit, max(self.fewest_rows, most)))
+        most = self.most_rows.get("stream" if way == "stream" else device)
+        return int(fit if most is None else min(fit, max(self.fewest_rows, most)))
 
-    def _resident(self, way: str, devices: int) -> int:
+    def _resident(self, way: str, device: str, devices: int) -> int:
         """Weights, gradients and moments on the fullest device."""
+        if way == "stream" and device == "cuda":
+            return max(self.block, self.check)  # the one that computes; the next one waits on the host
+        check = self.check if device == "cuda" else 2 * self.check
         if way == "stream":
-            return 2 * self.block  # the one that computes and the next
+            return 2 * self.block + check  # the one that computes and the next
         if way == "zero3":
             return -(-(self.weights + self.training) // devices) + 2 * self.block
         if way == "dispatch" and devices > 1:
             # One device has what lies outside the blocks and `own` blocks, the others share the rest evenly.
-            return min(
+            return check + min(
                 max(self.outside + own * self.block, -(-(self.blocks - own) // (devices - 1)) * self.block)
                 for own in range(self.blocks + 1)
             )
-        return self.weights + self.training
+        return self.weights + self.training + check

@@ -62,11 +62,11 @@ class Placement:
 
 def in_bytes(count: float) -> str:
     """A number of bytes for people, in decimal units as in ``--memory``: ``3.5 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
+    for unit in ("B", "kB", "MB", "GB", "TB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.1f} TB"
+    return f"{count:,.1f} PB"
 
 
 def this_machine(with_gpus: bool) -> Node:

@@ -62,7 +62,7 @@ def show_plan(
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         say(console, f"{name:{width}}  {value}")
-    for sentence in plan.sentences():
+    for sentence in plan.sentences(hours=not estimate.seconds):
         say(console, f"Plan: {sentence}")
     for note in (*estimate.notes, *notes):
         say(console, f"Note: {note}")

@@ -68,8 +68,10 @@ class Option:
         """The way and its devices, in words."""
         if 0 < self.gpus < 1:
             return f"single, {round(1 / self.gpus)} trials on each GPU"
-        device = "GPU" if self.gpus else "CPU"
-        each = f"one {device}" if self.devices == 1 else f"{self.devices} {device}s"
+        if self.gpus:
+            each = "one GPU" if self.devices == 1 else f"{self.devices} GPUs"
+        else:
+            each = "CPU cores" if self.workers == 1 else f"{self.workers} processes on CPU cores"
         words = {"single": "single on", "dispatch": "dispatched over", "stream": "streamed to", "zero3": "ZeRO-3 over"}
         return f"{words[self.way]} {each}"
 
@@ -96,6 +98,7 @@ class Plan:
         needs: what they were weighed for.
         gpu_rate: operations per second that a GPU was expected to do.
         reason: why the chosen one, in a few words.
+        unknown_gpus: whether the GPUs' memory is not known and was taken to be their node's.
     """
 
     chosen: Option
@@ -103,6 +106,7 @@ class Plan:
     needs: ModelNeeds
     gpu_rate: float
     reason: str
+    unknown_gpus: bool = False
 
     @property
     def placement(self) -> Placement:
@@ -110,8 +114,12 @@ class Plan:
         assert self.chosen.placement is not None
         return self.chosen.placement
 
-    def sentences(self) -> list[str]:
-        """The decision for people: sizes, every way with its numbers, and what the hours stand on."""
+    def sentences(self, hours: bool = True) -> list[str]:
+        """The decision for people: sizes, every way with its numbers, and what the hours stand on.
+
+        Args:
+            hours: whether to say the computed ones; not where better ones were measured.
+        """
         needs, chosen = self.needs, self.chosen
         if not needs.blocks:
             return []
@@ -121,9 +129,13 @@ class Plan:
             + (f"; {in_bytes(needs.training)} of gradients and moments" if needs.training else "")
             + (f"; states of {in_bytes(needs.row)} for each packed row" if needs.row else "")
         ]
-        said += [str(option) for option in self.options]
+        said += [str(option if hours else replace(option, seconds=None)) for option in self.options]
         said.append(f"Taken: {chosen.where}, {self.reason}.")
-        if chosen.seconds is not None:
+        if chosen.gpus and self.unknown_gpus:
+            said.append(
+                "How much memory the GPUs have is not known: it was taken to be their node's. Say --gpu-memory."
+            )
+        if hours and chosen.seconds is not None:
             rate = f"{self.gpu_rate:.1e} operations a second on a GPU" if chosen.gpus else f"{CORE_RATE:.0e} on a core"
             read = f" and {in_bytes(READ_RATE)} a second read by a node" if chosen.read else ""
             said.append(f"Hours are computed, not measured: {needs.flops:.2e} operations, {rate}{read}.")
@@ -161,6 +173,11 @@ def make_plan(
             f"--placement {spec.placement} is not something these trials can do. They can lie on a machine as: {can}. "
             "Name one of these, or leave --placement out."
         )
+    if spec.workers_per_trial > 1 and "zero3" not in ways:
+        raise UserError(
+            f"--workers-per-trial {spec.workers_per_trial} is for trainings that --placement zero3 shards; these "
+            "trials have one process each. Leave it out."
+        )
     rate = spec.gpu_flops or needs.gpu_rate
     wanted = [way for way in WAYS if way in ways and spec.placement in ("auto", way)]
     options: list[Option] = []
@@ -175,13 +192,14 @@ def make_plan(
     if spec.placement != "auto":
         reason = f"as --placement {spec.placement} asks"
     elif single:
-        reason = "the whole model fits, so nothing is read twice and no device waits for another"
+        reason = "since the whole model fits: nothing is read twice, no device waits for another"
     elif len(fitting) == 1:
         reason = "the only way that fits"
     else:
         reason = "the fewest hours of what fits"
     chosen = min(single or fitting, key=lambda option: (option.seconds or 0.0, WAYS.index(option.way)))
-    return Plan(chosen, tuple(options), needs, rate, reason)
+    unknown = any(node.gpus and not node.gpu_memory for node in nodes)
+    return Plan(chosen, tuple(options), needs, rate, reason, unknown)
 
 
 def _devices(spec: SweepSpec, nodes: Sequence[Node]) -> list[bool]:
@@ -215,10 +233,8 @@ def _options(
         fewest = (count for count in range(2, node.gpus + 1) if needs.least(way, device, count) <= usable)
         gpus = asked or next(fewest, node.gpus)
     elif way == "zero3":
-        most = max(2, sum(one.gpus for one in nodes) if on_gpu else len(nodes))
-        fewest = (count for count in range(2, most + 1) if needs.least(way, device, count) <= usable)
-        workers = spec.workers_per_trial if spec.workers_per_trial > 1 else next(fewest, most)
-    elif way == "single" and on_gpu and asked is None and needs.blocks:
+        workers, usable = _shards(on_gpu, spec, nodes, needs, usable)
+    elif way == "single" and on_gpu and asked is None and needs.blocks and node.gpu_memory:
         gpus = _share_of_a_gpu(node, needs, usable, len(costs) // (node.gpus * len(nodes)))
     if gpus < 1 and on_gpu and not spec.memory:
         usable = int(usable * gpus)
@@ -227,8 +243,24 @@ def _options(
     return [_weigh(option, spec, nodes, needs, costs, rate if on_gpu else CORE_RATE)]
 
 
+def _shards(on_gpu: bool, spec: SweepSpec, nodes: Sequence[Node], needs: ModelNeeds, usable: int) -> tuple[int, int]:
+    """Processes of a trial that is sharded with ZeRO-3, the fewest that hold it, and the bytes that each may use."""
+    device = "cuda" if on_gpu else "cpu"
+
+    def share(count: int) -> int:
+        shared = not on_gpu and not spec.memory  # on a CPU the processes of a node share its memory
+        return usable // -(-count // len(nodes)) if shared else usable
+
+    if spec.workers_per_trial > 1:
+        return spec.workers_per_trial, share(spec.workers_per_trial)
+    most = max(2, sum(node.gpus for node in nodes) if on_gpu else len(nodes))
+    counts = range(2, most + 1)
+    enough = next((count for count in counts if needs.least("zero3", device, count) <= share(count)), most)
+    return enough, share(enough)
+
+
 def _share_of_a_gpu(node: Node, needs: ModelNeeds, usable: int, trials: int) -> float:
-    """The share of a GPU that a trial gets: a part, where several with full tiles fit and each has cores of its own.
+    """A trial's share of a GPU: a part, where several fit that each keep it busy and have cores of their own.
 
     They compute no faster together, but one's work on the host fills another's gaps.
 
@@ -238,7 +270,7 @@ def _share_of_a_gpu(node: Node, needs: ModelNeeds, usable: int, trials: int) -> 
         usable: bytes of the GPU.
         trials: of the grid, for each GPU.
     """
-    full = needs.fixed("single", "cuda") + needs.row * needs.most_rows.get("cuda", needs.fewest_rows)
+    full = needs.fixed("single", "cuda") + needs.row * max(needs.busy_rows, needs.fewest_rows)
     together = min(usable // max(1, full), trials, node.cores // node.gpus, MOST_ON_A_GPU)
     return 1 / together if together > 1 else 1.0
 
@@ -253,6 +285,7 @@ def _weigh(
     device = "cuda" if option.gpus else "cpu"
     rows = needs.tile_rows(option.way, device, option.devices, placement.memory)
     total = sum(costs) or 1.0
+    rows = min(rows, math.ceil(needs.rows * max(costs, default=0.0) / total))
     tiles = [math.ceil(needs.rows * cost / total / rows) if rows else 0 for cost in costs]
     streamed = needs.weights if option.way == "stream" else 0
     seconds = None

@@ -213,6 +213,8 @@ class Study(ABC, Generic[SpecT]):
         name: the study's name, e.g. ``"lrp2"``.
         result_version: raised whenever the same trial would now give another table; part of every key.
         placements: how its trials can lie on the machine, of the words of ``--placement``.
+        checkpoints: fields of the specification that may name a model folder. On a node that does not see the driver's
+            folder the engine brings it there, and the field names the node's copy.
 
     Attributes:
         warnings: what the user should know; printed, and part of the report.
@@ -224,6 +226,7 @@ class Study(ABC, Generic[SpecT]):
     name: ClassVar[str]
     result_version: ClassVar[int]
     placements: ClassVar[frozenset[str]] = frozenset({"single"})
+    checkpoints: ClassVar[tuple[str, ...]] = ()
     spec_type: ClassVar[type[SweepSpec]]
 
     def __init__(self, spec: SpecT, cache: Path) -> None:

@@ -178,11 +178,14 @@ def _run_with_tune(
         rules: how trials are stopped early, if they are.
         rivals: the trials of the whole stage, with what they have reported in earlier runs.
     """
+    import ray
     from ray import tune
 
     from orchestrator.early_stopping import RungScheduler
+    from orchestrator.process_group import resources
     from orchestrator.trial import Job, TrialWorker
     from orchestrator.tune_callback import TuneCallback
+    from orchestrator.weights import offer
 
     bookkeeping = workspace.folder / ".tune"
     shutil.rmtree(bookkeeping, ignore_errors=True)  # of a run that was killed
@@ -197,12 +200,11 @@ def _run_with_tune(
         placement=placement,
         early_stopping=rules,
         origin={"commit": commit} if commit else {},
+        offer=offer(study, len(ray.nodes())),
         folder=Path.cwd(),
     )
     callback = TuneCallback(job.trials, workspace, progress, rules)
-    trainable = tune.with_resources(
-        tune.with_parameters(TrialWorker, job=job), {"cpu": placement.cpus, "gpu": placement.gpus}
-    )
+    trainable = tune.with_resources(tune.with_parameters(TrialWorker, job=job), resources(placement))
     token.touch()
     try:
         tune.Tuner(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -21,14 +20,16 @@ from typing import Any
 from ray import tune
 
 from orchestrator.errors import UserError
+from orchestrator.peak import peak, peak_gpu, reset_peak
 from orchestrator.placement import Placement
+from orchestrator.process_group import THREAD_VARIABLES, Outcome, Task, run_together
 from orchestrator.reports import Reporter, as_history
 from orchestrator.results import DamagedTrial, encode_trial, read_trial, save_trial, versions
 from orchestrator.study import EarlyStopping, Study, Trial, TrialContext, TrialStopped
+from orchestrator.weights import Offer, at_hand
 from orchestrator.workspace import Workspace
 
 REPORT_SECONDS = 1.0
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 # Keys of what a worker reports to the driver.
 FRACTION = "fraction"
@@ -50,6 +51,7 @@ class Job:
         placement: what each trial may use.
         early_stopping: when trials are stopped early, if they are.
         origin: provenance that only the driver knows (git commit).
+        offer: model folders for nodes that lack them.
         folder: the driver's working directory, from which relative paths count.
     """
 
@@ -60,6 +62,7 @@ class Job:
     placement: Placement
     early_stopping: EarlyStopping | None
     origin: Mapping[str, Any]
+    offer: Offer
     folder: Path
 
 
@@ -152,12 +155,13 @@ class TrialWorker(tune.Trainable):
 
     def _context(self, cache: Path, scratch: Path, reporter: Reporter) -> TrialContext:
         placement = self.job.placement
+        own_gpu = placement.gpus > 0 and placement.workers == 1
         return TrialContext(
             cache=cache,
             scratch=scratch,
             threads=placement.cpus,
             device="cuda:0" if placement.gpus else "cpu",
-            memory_bytes=min(placement.memory, _gpu_memory(placement.gpus)) if placement.gpus else placement.memory,
+            memory_bytes=min(placement.memory, _gpu_memory(placement.gpus)) if own_gpu else placement.memory,
             progress=self._note_progress,
             report=reporter.report,
             placement=placement.kind,
@@ -167,15 +171,22 @@ class TrialWorker(tune.Trainable):
         self.fraction = min(max(float(fraction), 0.0), 1.0)
 
     def _compute(self, trial: Trial, context: TrialContext, reporter: Reporter) -> bytes:
-        study = self.job.study
-        _reset_peak()
-        known_warnings = len(study.warnings)
-        if not self.is_loaded:
-            self.loaded = study.load(context)
-            self.is_loaded = True
+        study, workers = self.job.study, self.job.placement.workers
         started = time.perf_counter()
-        table = study.run(trial, self.loaded, context)
+        if workers > 1:
+            outcome = self._run_together(trial, context)
+        else:
+            reset_peak()
+            known_warnings = len(study.warnings)
+            if not self.is_loaded:
+                at_hand(study, self.job.offer, context.cache)
+                self.loaded = study.load(context)
+                self.is_loaded = True
+            started = time.perf_counter()
+            table = study.run(trial, self.loaded, context)
+            outcome = Outcome(table, tuple(study.warnings[known_warnings:]), peak(), peak_gpu())
         seconds = time.perf_counter() - started
+        assert outcome.table is not None
         record = {
             "key": trial.key,
             "cell": dict(trial.cell),
@@ -183,17 +194,33 @@ class TrialWorker(tune.Trainable):
             "result_version": study.result_version,
             "seconds": seconds,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "peak_bytes": _peak(),
-            "peak_gpu_bytes": _peak_gpu(),
+            "peak_bytes": outcome.peak_bytes,
+            "peak_gpu_bytes": outcome.peak_gpu_bytes,
             "threads": context.threads,
+            "workers": workers,
             "device": context.device,
             "host": socket.gethostname(),
             "versions": versions(),
-            "warnings": study.warnings[known_warnings:],
+            "warnings": list(outcome.warnings),
             "history": as_history(reporter.all()),
             **self.job.origin,
         }
-        return encode_trial(table, record)
+        return encode_trial(outcome.table, record)
+
+    def _run_together(self, trial: Trial, context: TrialContext) -> Outcome:
+        """Has a trial computed by several processes; they load the model anew for each."""
+        job = self.job
+        task = Task(
+            study=job.study,
+            trial=trial,
+            cache=context.cache,
+            scratch=context.scratch,
+            memory_bytes=context.memory_bytes,
+            placement=job.placement,
+            offer=job.offer,
+            folder=job.folder,
+        )
+        return run_together(task, context)
 
 
 def _is_finished(path: Path, trial: Trial) -> bool:
@@ -213,31 +240,8 @@ def _limit_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def _reset_peak() -> None:
-    """Starts a new peak, so that a trial does not inherit the one of the trial before it in the same process."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
-        sys.modules["torch"].cuda.reset_peak_memory_stats()
-
-
-def _peak() -> int:
-    """Peak resident memory in bytes since `_reset_peak`; since the start of the process where Linux cannot say."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def _gpu_memory(share: float) -> int:
     """Bytes a trial with this share of a GPU may use; 10% is left to CUDA itself."""
     import torch
 
     return int(torch.cuda.get_device_properties(0).total_memory * 0.9 * min(share, 1.0))
-
-
-def _peak_gpu() -> int:
-    torch = sys.modules.get("torch")
-    return int(torch.cuda.max_memory_allocated()) if torch is not None and torch.cuda.is_initialized() else 0

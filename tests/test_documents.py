@@ -5,22 +5,26 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from jobs import editor_sweep, lrp2_sweep
-from methods.editing.spec import EditorSpec
+from jobs import editor_sweep, lrp2_sweep, neuron_sweep
 from methods.lrp2.spec import LRP2Spec
+from methods.neurons.spec import NeuronSpec
 from orchestrator.spec import SweepSpec, parse_command_line
 from tests.conftest import ROOT
 
-NAMES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "cluster/README.md")
+NAMES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "cluster/README.md", "cluster/SCALING.md")
 DOCUMENTS = [ROOT / name for name in NAMES]
 PRESETS = sorted((ROOT / "jobs" / "presets").glob("*.yaml"))
-SPECS: dict[str, type[SweepSpec]] = {"jobs/lrp2_sweep.py": LRP2Spec, "jobs/editor_sweep.py": EditorSpec}
-EXAMPLES = (*lrp2_sweep.EXAMPLES, *editor_sweep.EXAMPLES)
+SPECS: dict[str, Sequence[type[SweepSpec]]] = {
+    "jobs/lrp2_sweep.py": [LRP2Spec],
+    "jobs/editor_sweep.py": editor_sweep.SPECS,
+    "jobs/neuron_sweep.py": [NeuronSpec],
+}
+EXAMPLES = (*lrp2_sweep.EXAMPLES, *editor_sweep.EXAMPLES, *neuron_sweep.EXAMPLES)
 OWN_FOLDERS = "atlas|cluster|docs|jobs|methods|orchestrator|tests"
 
 
@@ -109,7 +113,7 @@ def test_commands_are_understood(where: str, words: list[str], monkeypatch: pyte
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_options_that_are_named_exist(document: Path) -> None:
-    fields = {name for spec in SPECS.values() for name in spec.model_fields}
+    fields = {name for specs in SPECS.values() for spec in specs for name in spec.model_fields}
     known = {"--" + name.replace("_", "-") for name in fields} | {"--config", "--dry-run", "--help"}
     known |= {"--steps", "--minutes"}  # of atlas/train_models.py
     for span in code_spans(document):

@@ -78,6 +78,9 @@ MISTAKES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "a classifier for facts": (["--classifier", "atlas-bert"], ("--classifier", "no use")),
     "no such model": (["--model", "atlas-bart"], ("atlas-bart",)),
     "unknown option": (["--edit-language", "en"], ("--edit-languages",)),
+    "unknown study": (["--study", "patcher"], ("'patcher'", "'patchers'")),
+    "an option of the other study": (["--language-lists", "de"], ("--language-lists", "--study patchers")),
+    "patches for facts": (["--study", "patchers", "--task", "atlas-facts"], ("atlas-facts", "atlas-claims")),
     "missing data": (["--task", "mlama:nowhere.zip"], ("nowhere.zip",)),
 }
 
@@ -90,7 +93,7 @@ def test_a_mistake_gets_one_message_and_nothing_is_written(
     monkeypatch.setenv("BABELSWEEP_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "400")
     argv = ["--name", "wrong", *arguments]
-    code = main(editor_sweep.EditorSpec, editor_sweep.study, description="", argv=argv)
+    code = main(editor_sweep.SPECS, editor_sweep.study, description="", argv=argv)
     shown = capsys.readouterr()
     assert code == 2
     for words in expected:
@@ -101,8 +104,9 @@ def test_a_mistake_gets_one_message_and_nothing_is_written(
 
 def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(
-            editor_sweep.EditorSpec, editor_sweep.study, description="", examples=editor_sweep.EXAMPLES, argv=["--help"]
-        )
+        main(editor_sweep.SPECS, editor_sweep.study, description="", examples=editor_sweep.EXAMPLES, argv=["--help"])
     assert ended.value.code == 0
-    assert "ray job submit" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "ray job submit" in shown
+    assert "--mask-penalty" in shown
+    assert "--language-lists" in shown

@@ -1,7 +1,8 @@
 """Any Hugging Face masked or causal language model, layer by layer.
 
 ``load_backbone`` gives a `Backbone` (base.py tells its life); bert.py, bloom.py, gpt2.py, xglm.py and llama.py are the
-packed paths of model families, generic.py runs everything else.
+packed paths of model families, generic.py runs everything else. streaming.py and dispatch.py are for models that do not
+fit: read from disk layer by layer, or shared out over several devices.
 """
 
 from methods.backbone.addresses import check_model, model_fingerprint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from transformers.utils import logging as hf_logging
 from methods.backbone import bert, bloom, gpt2, llama, xglm  # noqa: F401  (importing a family registers its packed path)
 from methods.backbone.addresses import CONFIG, check_folder, read_json, resolve
 from methods.backbone.base import FAMILIES, Backbone
+from methods.backbone.dispatch import DispatchedBackbone, dispatch, visible_devices
 from methods.backbone.generic import GenericBackbone
 from methods.backbone.selfcheck import CHECKED_BLOCKS, DRIVING_ERRORS, SelfCheck, first_line
 from methods.backbone.streaming import StreamedBackbone, WeightStream
@@ -28,6 +29,7 @@ from orchestrator.errors import UserError
 logger = logging.getLogger(__name__)
 
 Preference = Literal["fast", "generic"]
+Placement = Literal["single", "dispatch", "stream"]
 _AUTO = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM}
 # What transformers and safetensors raise for files that do not fit together.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
@@ -39,7 +41,8 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     prefer: Preference = "fast",
-    placement: str = "single",
+    placement: Placement = "single",
+    devices: Sequence[str] | None = None,
 ) -> Backbone:
     """Loads a model for layer-by-layer use.
 
@@ -52,8 +55,9 @@ def load_backbone(
         device: torch device string.
         prefer: ``"fast"`` takes a packed path where one exists and agrees with the model; ``"generic"`` always calls
             the model's own blocks.
-        placement: ``"single"`` puts the whole model on the device; ``"stream"`` reads its blocks from disk while they
-            are used (streaming.py).
+        placement: ``"single"`` puts the whole model on the device; ``"dispatch"`` shares its blocks out over several
+            (dispatch.py); ``"stream"`` reads them from disk while they are used (streaming.py).
+        devices: what to dispatch over; default: all GPUs that this process may use.
 
     Raises:
         UserError: the model is not there, incomplete, only pickled, or cannot be seen layer by layer.
@@ -69,6 +73,10 @@ def load_backbone(
     unread = unread_model(_AUTO[kind], config, WeightFiles(folder, address), address, needed, dtype)
     tokenizer = read_tokenizer(folder, address)
     _check_tokenizer(tokenizer, unread.model, address)
+    if placement == "dispatch":
+        places, largest = dispatch(unread, visible_devices() if devices is None else devices)
+        check = SelfCheck(unread.model, places[-1].device)
+        return _view(unread.model, tokenizer, prefer, check, lambda inner: DispatchedBackbone(inner, places, largest))
     stream = WeightStream(unread, device)
     stream.last_ahead = depth = min(CHECKED_BLOCKS, len(unread.blocks))
     check = SelfCheck(unread.model, stream.device, depth)

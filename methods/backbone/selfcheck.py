@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ class SelfCheck:
             if not self.depth:
                 return torch.cat([model(input_ids=ids, **extra).logits[0] for ids in sequences])
             with first_blocks(self.blocks, self.depth):
-                runs = [before_vocabulary(model, lambda ids=ids: model(input_ids=ids, **extra)) for ids in sequences]
+                runs = [before_vocabulary(model, partial(model, input_ids=ids, **extra)) for ids in sequences]
             return torch.cat([states[0] for states in runs])
         finally:
             handle.remove()

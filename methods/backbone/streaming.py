@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -47,7 +48,8 @@ class StreamedBackbone(WrappedBackbone):
 
     @property
     def mapped_bytes(self) -> int:
-        return 0
+        # On a CPU the process's own memory has them.
+        return 0 if self.device.type == "cpu" else self.stream.bytes_at_hand
 
     @property
     def bytes_read(self) -> int:
@@ -81,7 +83,7 @@ class WeightStream:
         room = max(_room(weights) for weights in unread.blocks)
         self._slots = [_Slot(room, pinned), _Slot(room, pinned)]
         self._current = self._slots[0]
-        self._reading: tuple[int, Future[None]] | None = None
+        self._reading: Future[None] | None = None
         self._inside: int | None = None
         unread.place_rest(self.device)
         output = unread.model.get_output_embeddings()
@@ -96,31 +98,38 @@ class WeightStream:
         """Bytes of weights read so far."""
         return self.files.bytes_read
 
+    @property
+    def bytes_at_hand(self) -> int:
+        """Bytes of two blocks, which is what is in memory at a time."""
+        return sum(len(slot.memory) for slot in self._slots)
+
     @contextmanager
     def block(self, k: int) -> Iterator[None]:
         """Block k in 1..L has its weights; the next one is being read."""
         if self._inside == k:
             yield
             return
+        if self._inside is not None:
+            raise RuntimeError(f"block {k} inside block {self._inside}: two blocks would want the same memory")
         weights = self.blocks[k - 1]
         tensors = self._take(k).tensors(weights)
         if k < self.last_ahead:
             self._read_ahead(k + 1)
         if self.device.type != "cpu":
             tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-        outer, self._inside = self._inside, k
+        self._inside = k
         try:
             with at_hand(weights, tensors):
                 yield
         finally:
-            self._inside = outer
+            self._inside = None
             if self.device.type == "cuda":
                 torch.cuda.current_stream(self.device).synchronize()  # before its memory on the CPU is filled anew
 
     def _take(self, k: int) -> _Slot:
         """The slot that holds block k, read now unless it has been read ahead."""
         if self._reading is not None:
-            self._reading[1].result()
+            self._reading.result()
             self._reading = None
         slot = next((slot for slot in self._slots if slot.block == k), None)
         if slot is None:
@@ -132,7 +141,7 @@ class WeightStream:
     def _read_ahead(self, k: int) -> None:
         slot = self._other()
         if slot.block != k:
-            self._reading = k, self._thread.submit(slot.fill, k, self.blocks[k - 1], self.files)
+            self._reading = self._thread.submit(slot.fill, k, self.blocks[k - 1], self.files)
 
     def _other(self) -> _Slot:
         return self._slots[1] if self._current is self._slots[0] else self._slots[0]
@@ -174,7 +183,8 @@ class StreamedVocabulary:
 
     Attributes:
         weight: the matrix's shape and dtype, on the meta device.
-        bias: [V] on the device, or None.
+        bias: [V], or None.
+        device: where what is read of it is brought.
     """
 
     def __init__(
@@ -182,23 +192,24 @@ class StreamedVocabulary:
     ) -> None:
         self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
         self.bias = bias
-        self._stored, self._files, self._device, self._thread = weight.stored, files, device, thread
+        self.device = device
+        self._stored, self._files, self._thread = weight.stored, files, thread
 
     def rows(self, tokens: Tensor) -> Tensor:
         """The rows of some tokens, [..., D]; each distinct one is read once."""
         wanted, places = tokens.unique(return_inverse=True)
         table = torch.empty(len(wanted), self.weight.shape[1], dtype=self.weight.dtype)
-        runs = (wanted.diff() != 1).nonzero()[:, 0].tolist()
-        for a, b in zip([0, *(run + 1 for run in runs)], [*(run + 1 for run in runs), len(wanted)], strict=True):
-            if b > a:
-                self._files.read_rows(self._stored, int(wanted[a]), table[a:b])
-        return table.to(self._device)[places]
+        numbers = wanted.tolist()
+        starts = [n for n, row in enumerate(numbers) if n == 0 or row != numbers[n - 1] + 1]
+        for a, b in pairwise([*starts, len(numbers)]):  # rows next to each other are one reading
+            self._files.read_rows(self._stored, numbers[a], table[a:b])
+        return table.to(self.device)[places]
 
     def tiles(self) -> Iterator[tuple[int, Tensor]]:
         """The whole matrix once: of each tile its first row's number and its rows [v, D], gone when the next comes."""
         vocabulary, width = self.weight.shape
         height = max(1, VOCABULARY_TILE_BYTES // (width * self.weight.dtype.itemsize))
-        pinned = self._device.type == "cuda"
+        pinned = self.device.type == "cuda"
         buffers = [torch.empty(height, width, dtype=self.weight.dtype, pin_memory=pinned) for _ in range(2)]
 
         def read(first: int) -> Tensor:
@@ -211,7 +222,7 @@ class StreamedVocabulary:
             tile = following.result()
             if first + height < vocabulary:
                 following = self._thread.submit(read, first + height)
-            yield first, tile.to(self._device)
+            yield first, tile.to(self.device)
 
 
 def _gather_rows(weight: Weight, table: StreamedVocabulary) -> None:

@@ -6,21 +6,20 @@ Streaming (streaming.py) reads its blocks again and again, dispatch (dispatch.py
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.initialization import no_init_weights
 
 from methods.backbone.structure import find_blocks
 from methods.backbone.weight_files import WeightFiles
 from orchestrator.errors import UserError
-
-# What parts of a norm are called in checkpoints from before PyTorch.
-_OLD_NAMES = {"weight": "gamma", "bias": "beta"}
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,11 @@ def unread_model(
             module._buffers[name] = torch.zeros_like(buffer, device="cpu")
     model.initialize_weights()
     model.eval().requires_grad_(False)
-    _read_buffers(model, files)
-    found = _find_weights(model, files, address, needed)
+    stored = _stored_names(model, files)
+    for name, buffer in model.named_buffers():
+        if name in stored and files.tensors[stored[name]].shape == tuple(buffer.shape):
+            files.read(stored[name], buffer)
+    found = _find_weights(model, files, stored, address, needed)
     at = {(id(weight.module), weight.attribute): weight for weight in found}
     embedding = at[id(model.get_input_embeddings()), "weight"]
     vocabulary = at[id(model.get_output_embeddings()), "weight"]
@@ -111,7 +113,28 @@ def unread_model(
     return UnreadModel(model, files, tuple(map(tuple, blocks)), embedding, vocabulary, tuple(rest))
 
 
-def _find_weights(model: Any, files: WeightFiles, address: str, needed: str) -> list[Weight]:
+def _stored_names(model: Any, files: WeightFiles) -> dict[str, str]:
+    """What each of a model's tensors is called in its files, by transformers' own rules for older checkpoints.
+
+    A tensor that would have to be made of several stored ones is left out.
+    """
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    conversions = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    wanted = model.state_dict()
+    names = {}
+    for stored in files.tensors:
+        name, made_of = rename_source_key(stored, renamings, conversions, model.base_model_prefix, wanted)
+        if name not in wanted:
+            name, made_of = rename_source_key(stored, [], [], model.base_model_prefix, wanted)
+        if made_of is None:
+            names[name] = stored
+    return names
+
+
+def _find_weights(
+    model: Any, files: WeightFiles, stored_names: Mapping[str, str], address: str, needed: str
+) -> list[Weight]:
     """All parameters with their names in the files; tied ones share a name."""
     names: dict[int, list[str]] = defaultdict(list)
     places: list[tuple[str, nn.Module, str, nn.Parameter]] = []
@@ -123,8 +146,7 @@ def _find_weights(model: Any, files: WeightFiles, address: str, needed: str) -> 
                 places.append((name, module, attribute, parameter))
     found, missing = [], []
     for name, module, attribute, parameter in places:
-        spellings = [s for tied in names[id(parameter)] for s in _spellings(tied, model.base_model_prefix)]
-        stored = next((spelling for spelling in spellings if spelling in files.tensors), None)
+        stored = next((stored_names[tied] for tied in names[id(parameter)] if tied in stored_names), None)
         if stored is None or files.tensors[stored].shape != tuple(parameter.shape):
             missing.append(name)
             continue
@@ -136,26 +158,6 @@ def _find_weights(model: Any, files: WeightFiles, address: str, needed: str) -> 
             "of an older layout can be converted: load it with transformers and save it with save_pretrained()."
         )
     return found
-
-
-def _read_buffers(model: Any, files: WeightFiles) -> None:
-    """Buffers that are stored with the weights."""
-    for path, module in model.named_modules():
-        for attribute, buffer in module.named_buffers(recurse=False):
-            for name in _spellings(f"{path}.{attribute}", model.base_model_prefix):
-                if name in files.tensors and files.tensors[name].shape == tuple(buffer.shape):
-                    files.read(name, buffer)
-                    break
-
-
-def _spellings(name: str, prefix: str) -> Iterator[str]:
-    """How checkpoints may call a weight: as the model does, saved without its head, with old names in norms."""
-    bare = name.removeprefix(f"{prefix}.")
-    for spelling in dict.fromkeys((name, bare, f"{prefix}.{name}")):
-        yield spelling
-        path, _, last = spelling.rpartition(".")
-        if path.endswith("LayerNorm") and last in _OLD_NAMES:
-            yield f"{path}.{_OLD_NAMES[last]}"
 
 
 @contextmanager

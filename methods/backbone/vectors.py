@@ -10,7 +10,8 @@ Shape legend: L layers, D hidden, N packed rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,13 @@ from methods.backbone.projection import LastLayer
 from orchestrator.data import write_atomically
 
 Specials = Literal["include", "exclude"]
+# A sentence as token ids, and which of them count (1) or not (0).
+Sentence = tuple[list[int], list[int]]
 ROWS_AT_ONCE = 4096
+# Of a streamed model: numbers that go through a block at a time, and bytes of states that wait between two blocks. Many
+# sentences pass each block together, because it is read anew for every group of them.
+STREAMED_NUMBERS = 2**20
+STREAMED_BYTES = 128 * 2**20
 LONGEST_SENTENCE = 512
 
 
@@ -36,6 +43,7 @@ def language_vectors(
     *,
     specials: Specials = "include",
     last_layer: LastLayer = "normed",
+    streamed_bytes: int = STREAMED_BYTES,
 ) -> Tensor:
     """The language vectors of all layers.
 
@@ -44,6 +52,7 @@ def language_vectors(
         sentences: batches of sentences; longer ones are cut at the model's length (512 tokens at most).
         specials: whether special tokens count as tokens of a sentence.
         last_layer: at layer L take the states after the final norm (``normed``) or before it (``raw``).
+        streamed_bytes: of a streamed model, about how many bytes of states pass through its layers together.
 
     Returns:
         [L, D] float32; row k - 1 belongs to layer k.
@@ -53,6 +62,21 @@ def language_vectors(
     """
     total = torch.zeros(backbone.num_layers, backbone.hidden_size, dtype=torch.float64)
     count = 0
+    rows, together = ROWS_AT_ONCE, 1
+    if backbone.streamed:
+        rows = max(1, STREAMED_NUMBERS // backbone.hidden_size)
+        together = max(1, streamed_bytes // (STREAMED_NUMBERS * backbone.dtype.itemsize))
+    waiting = _chunks(_tokenized(backbone, sentences, specials), rows)
+    while chunks := list(islice(waiting, together)):
+        total += _sum_of_means(backbone, chunks, last_layer)
+        count += sum(map(len, chunks))
+    if not count:
+        raise ValueError("no sentence has a token to average: the language has no vector")
+    return (total / count).float()
+
+
+def _tokenized(backbone: Backbone, sentences: Iterable[Sequence[str]], specials: Specials) -> Iterator[list[Sentence]]:
+    """Batches of sentences as tokens, those without a token that counts left out."""
     longest = min(LONGEST_SENTENCE, backbone.max_length or LONGEST_SENTENCE)
     for batch in filter(None, sentences):
         encoded = backbone.tokenizer(
@@ -63,12 +87,7 @@ def language_vectors(
             weights = [1] * len(ids) if specials == "include" else [1 - flag for flag in special]
             if sum(weights):
                 kept.append((ids, weights))
-        for chunk in _chunks(kept):
-            total += _sum_of_means(backbone, chunk, last_layer)
-            count += len(chunk)
-    if not count:
-        raise ValueError("no sentence has a token to average: the language has no vector")
-    return (total / count).float()
+        yield kept
 
 
 def random_like(shift: Tensor, seed: int, language: str) -> Tensor:
@@ -90,36 +109,39 @@ def random_like(shift: Tensor, seed: int, language: str) -> Tensor:
     return (directions @ coordinates).T.to(shift)
 
 
-def _chunks(
-    sentences: list[tuple[list[int], list[int]]],
-) -> Iterable[list[tuple[list[int], list[int]]]]:
-    """Cuts a batch, longest sentences together, into chunks of about `ROWS_AT_ONCE` tokens."""
-    chunk: list[tuple[list[int], list[int]]] = []
-    rows = 0
-    for sentence in sorted(sentences, key=lambda s: len(s[0])):
-        if chunk and rows + len(sentence[0]) > ROWS_AT_ONCE:
+def _chunks(batches: Iterable[list[Sentence]], most_rows: int) -> Iterator[list[Sentence]]:
+    """Cuts each batch, longest sentences together, into chunks of about so many tokens."""
+    for sentences in batches:
+        chunk: list[Sentence] = []
+        rows = 0
+        for sentence in sorted(sentences, key=lambda s: len(s[0])):
+            if chunk and rows + len(sentence[0]) > most_rows:
+                yield chunk
+                chunk, rows = [], 0
+            chunk.append(sentence)
+            rows += len(sentence[0])
+        if chunk:
             yield chunk
-            chunk, rows = [], 0
-        chunk.append(sentence)
-        rows += len(sentence[0])
-    if chunk:
-        yield chunk
 
 
-def _sum_of_means(backbone: Backbone, sentences: list[tuple[list[int], list[int]]], last_layer: LastLayer) -> Tensor:
-    """Sum over sentences of their token means, [L, D] float64 on the CPU."""
-    pack, order = pack_sequences([ids for ids, _ in sentences], [()] * len(sentences))
-    weight = torch.cat([torch.tensor(sentences[n][1], dtype=torch.float64) / sum(sentences[n][1]) for n in order]).to(
-        backbone.device
-    )
-    plan = backbone.plan(pack)
-    x = backbone.embed(plan)[None]
-    sums = []
+def _sum_of_means(backbone: Backbone, chunks: Sequence[list[Sentence]], last_layer: LastLayer) -> Tensor:
+    """Sum over sentences of their token means, [L, D] float64 on the CPU; all chunks pass a block before the next."""
+    sums = torch.zeros(backbone.num_layers, backbone.hidden_size, dtype=torch.float64)
+    weights, plans, states = [], [], []
+    for sentences in chunks:
+        pack, order = pack_sequences([ids for ids, _ in sentences], [()] * len(sentences))
+        counted = [torch.tensor(sentences[n][1], dtype=torch.float64) / sum(sentences[n][1]) for n in order]
+        weights.append(torch.cat(counted))
+        plans.append(backbone.plan(pack))
+        states.append(backbone.embed(plans[-1])[None])
     for k in range(1, backbone.num_layers + 1):
-        x = backbone.layer(k, x, plan)
-        h = backbone.final(x) if k == backbone.num_layers and last_layer == "normed" else x
-        sums.append(weight @ h[0].double())
-    return torch.stack(sums).cpu()
+        normed = k == backbone.num_layers and last_layer == "normed"
+        with backbone.block(k) as device:
+            for n, (weight, plan) in enumerate(zip(weights, plans, strict=True)):
+                states[n] = backbone.layer(k, states[n].to(device), plan)
+                h = backbone.final(states[n]) if normed else states[n]
+                sums[k - 1] += (weight.to(device) @ h[0].double()).cpu()
+    return sums
 
 
 def cached_vectors(
@@ -129,6 +151,7 @@ def cached_vectors(
     path: Path,
     specials: Specials,
     last_layer: LastLayer,
+    streamed_bytes: int = STREAMED_BYTES,
 ) -> Tensor:
     """`language_vectors`, computed once per file: the first process that asks computes, the others wait and read.
 
@@ -139,6 +162,8 @@ def cached_vectors(
     with FileLock(f"{path}.lock"):
         if path.exists():
             return load_file(path)["vectors"]
-        vectors = language_vectors(backbone, sentences, specials=specials, last_layer=last_layer)
+        vectors = language_vectors(
+            backbone, sentences, specials=specials, last_layer=last_layer, streamed_bytes=streamed_bytes
+        )
         write_atomically(path, lambda file: file.write(save({"vectors": vectors.contiguous()})))
         return vectors

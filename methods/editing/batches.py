@@ -11,21 +11,22 @@ from methods.editing.model import EditableModel
 
 TOKENS_AT_ONCE = 4096
 """Tokens of one forward pass, padding included: large enough for fast matrix products, small in memory."""
-_SMALLEST, _SHORTEST = 32, 0.85
+_ENOUGH, _SHORTEST = 192, 0.9
+"""Tokens with which matrix products are fast enough for a group to end, and how unequal its texts then may be."""
 
 
 def length_groups(lengths: Sequence[int], tokens_at_once: int = TOKENS_AT_ONCE) -> list[list[int]]:
     """Indices of all texts in groups, longest first.
 
-    A group's padded size stays within `tokens_at_once` (a longer text stands alone), and a group of at least 32 texts
-    ends where texts become shorter than 85% of its longest. The result is a function of the lengths alone.
+    A group's padded size stays within `tokens_at_once` (a longer text stands alone), and a group of at least 192 tokens
+    ends where texts become shorter than 90% of its longest. The result is a function of the lengths alone.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         group = groups[-1] if groups else []
         longest = lengths[group[0]] if group else 0
         full = (len(group) + 1) * longest > tokens_at_once
-        uneven = len(group) >= _SMALLEST and lengths[index] < _SHORTEST * longest
+        uneven = len(group) * longest >= _ENOUGH and lengths[index] < _SHORTEST * longest
         if not group or full or uneven:
             groups.append([index])
         else:

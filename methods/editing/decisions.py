@@ -21,7 +21,8 @@ def decisions(study: EditorStudy) -> Mapping[str, str]:
     chosen = {
         "training": f"at most {spec.steps} steps of {spec.edits_per_step} edits, gradients: {spec.accumulation}; "
         f"{spec.retains_per_edit} unrelated text(s) for each edit",
-        "stopping": f"validation every {spec.validate_every} steps on {spec.validation_edits} edits per edit language; "
+        "stopping": f"validation every {spec.validate_every} steps on {spec.validation_edits} "
+        f"{'misread texts' if study.kind == 'classifier' else 'edits'} per edit language; "
         f"the best editor is kept, training ends {spec.patience} steps after it",
         "validation score": {
             "averaged": "succ of the averages",

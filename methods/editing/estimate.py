@@ -11,6 +11,7 @@ import torch
 
 from methods.backbone import ModelDescription
 from methods.editing.outcome import ALL, Method
+from orchestrator.needs import ModelNeeds
 from orchestrator.study import Estimate, Trial, TrialContext
 
 if TYPE_CHECKING:
@@ -53,12 +54,34 @@ def _edit_passes(method: Method) -> float:
 
 
 def least_memory(study: EditorStudy) -> int:
-    """Bytes that a trial needs at least: the process, the model, and for training the largest editor three times (its
-    gradient and two moments) beside itself."""
-    model = study.description
-    element = getattr(torch, study.spec.dtype).itemsize
-    largest = max(editor_weights(model, editor) for editor in study.spec.editors)
-    return PROCESS_BYTES + model.weight_bytes(getattr(torch, study.spec.dtype)) + 4 * largest * element
+    """Bytes that a trial in one process needs at least."""
+    needs = needs_of(study)
+    return needs.process + needs.weights + needs.training
+
+
+def needs_of(study: EditorStudy) -> ModelNeeds:
+    """What a trial asks of a machine: the model, and for training the largest editor with its gradient and two moments.
+
+    Every process of a sharded training keeps the vocabulary matrix whole beside its share, in float32; and what is
+    trained in bfloat16 is trained on float32 copies.
+    """
+    spec, model = study.spec, study.description
+    dtype = getattr(torch, spec.dtype)
+    largest = max(editor_weights(model, editor) for editor in spec.editors)
+    trained = 12 + 2 * dtype.itemsize if dtype == torch.bfloat16 else 4 * dtype.itemsize
+    vocabulary = 4 * model.vocab_size * model.hidden_size if spec.placement == "zero3" else 0
+    weights, block = model.weight_bytes(dtype), model.block_weights * dtype.itemsize
+    return ModelNeeds(
+        weights=weights,
+        outside=max(0, weights - model.num_layers * block),
+        block=block,
+        blocks=model.num_layers,
+        process=PROCESS_BYTES,
+        working={"cpu": vocabulary, "cuda": vocabulary},
+        training=largest * trained,
+        flops=sum(trial.cost for trial in study.trials()),
+        model=spec.model,
+    )
 
 
 def editor_weights(model: ModelDescription, editor: str, rank: int = 1920) -> int:
@@ -92,7 +115,7 @@ def estimate_sweep(study: EditorStudy, trials: Sequence[Trial], threads: int) ->
         note = "the classifier is not trained yet, so no time can be measured: ask again once its trial is finished"
         return Estimate(flops, 0.0, (note,))
     torch.set_num_threads(threads)
-    device = "cuda" if study.spec.gpus_per_trial and torch.cuda.is_available() else "cpu"
+    device = "cuda" if study.spec.gpus_per_trial != 0 and torch.cuda.is_available() else "cpu"
     seconds, measured = 0.0, {}
     with TemporaryDirectory() as scratch:
         context = TrialContext(

@@ -96,7 +96,8 @@ def score_table(judgements: Sequence[Judgement]) -> pa.Table:
     rows = []
     for (edit, update), found in cells.items():
         right, kept, kept_all = (100 * value for value in _means(found))
-        scores = {"con": kept, "con_all": kept_all, "succ": harmonic(right, kept), "succ_all": harmonic(right, kept_all)}
+        scores = {"con": kept, "con_all": kept_all}
+        scores |= {"succ": harmonic(right, kept), "succ_all": harmonic(right, kept_all)}
         counts = {"edits": len(found), "retains": sum(one.retains for one in found)}
         rows.append({"edit_language": edit, "update_language": update, "acc": right, **counts, **scores})
     return pa.Table.from_pylist(rows, schema=SCHEMA)

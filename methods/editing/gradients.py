@@ -187,11 +187,11 @@ def text_losses(
         output = model.upper(batch, states)
     edit = away = output.new_zeros(())
     if updates:
-        edit = reliability(model, *rows_of_output(model, output, batch, updates)).nll.sum()
+        edit = reliability(model, *rows_of_output(model, output, batch, updates)).sum()
     if raw is not None:
         shares = torch.tensor([texts[row].share for row in retains], dtype=output.dtype, device=model.device)
         part = rows_of_output(model, output, batch, retains)
-        away = (shares * locality(model, *part, raw, direction=weights.direction).kl).sum()
+        away = (shares * locality(model, *part, raw, direction=weights.direction)).sum()
     return edit, away
 
 

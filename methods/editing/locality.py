@@ -1,9 +1,9 @@
 """What an edit does to text that it should leave alone, over all attended tokens and without whole logits.
 
 The unmodified model's side of the comparison is computed once for each text and kept (`RawSide`): its states before
-the vocabulary, their normaliser, expected row and best token. From then on a comparison costs the edited side alone.
+the vocabulary, their normaliser and expected row. From then on a comparison costs the edited side alone.
 
-Shape legend: B rows, N tokens that are compared, M label positions, D hidden size, V vocabulary or classes.
+Shape legend: B rows, N tokens that are compared, D hidden size, V vocabulary or classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from methods.editing.examples import Encoded
-from methods.editing.losses import Direction, acc, con, row_mean
+from methods.editing.losses import Direction, row_mean
 from methods.editing.model import EditableModel
 from methods.editing.vocabulary import partition
 
@@ -25,46 +25,15 @@ class RawSide:
 
     Attributes:
         rows, columns: [N], which tokens.
-        labelled: [N], whether a token is a label position (a mask; a classifier's decision).
         hidden, expected: [N, D], transformed states and the expected rows of the vocabulary matrix.
-        normaliser, best: [N], log partition function and most likely token or class.
+        normaliser: [N], log partition function.
     """
 
     rows: Tensor
     columns: Tensor
-    labelled: Tensor
     hidden: Tensor
     expected: Tensor
     normaliser: Tensor
-    best: Tensor
-
-
-@dataclass(frozen=True)
-class Locality:
-    """How far an edited model is from the unmodified one, for each row.
-
-    Attributes:
-        kl: mean divergence over all attended tokens, [B], in nats; differentiable once.
-        con_labels: whether the predictions at the label positions are all the same, [B] of 0 and 1.
-        con_all: the same over all attended tokens. Equal to `con_labels` for classifiers.
-    """
-
-    kl: Tensor
-    con_labels: Tensor
-    con_all: Tensor
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """How well the labels are predicted, for each row.
-
-    Attributes:
-        nll: mean negative log-likelihood of the row's label tokens, [B], in nats; differentiable once.
-        acc: whether all of them are predicted, [B] of 0 and 1.
-    """
-
-    nll: Tensor
-    acc: Tensor
 
 
 @torch.no_grad()
@@ -84,24 +53,22 @@ def raw_side(model: EditableModel, batch: Encoded) -> RawSide:
         hidden = model.transform(_at(model, model.upper(part, model.frozen(part)), rows, columns))
         computed = partition(hidden, *model.unembedding, expected=True)
         lengths = torch.bincount(rows, minlength=len(part)).tolist()
-        pieces = [hidden, computed.expected, computed.normaliser, computed.best]
+        pieces = [hidden, computed.expected, computed.normaliser]
         for key, *entry in zip(missing, *(piece.split(lengths) for piece in pieces), strict=True):
             found[key] = tuple(entry)
             model.raw_store.put(key, entry)
     entries = [found[key] for key in batch.keys]
     rows, columns = _compared(model, batch)
-    asked = torch.zeros_like(batch.attention_mask, dtype=torch.bool)
-    asked[batch.rows, batch.columns] = True
-    hidden, expected, normaliser, best = (
-        torch.cat([entry[place].to(model.device) for entry in entries if entry is not None]) for place in range(4)
+    hidden, expected, normaliser = (
+        torch.cat([entry[place].to(model.device) for entry in entries if entry is not None]) for place in range(3)
     )
-    return RawSide(rows, columns, asked[rows, columns], hidden, expected, normaliser, best)
+    return RawSide(rows, columns, hidden, expected, normaliser)
 
 
 def locality(
     model: EditableModel, batch: Encoded, output: Tensor, raw: RawSide, *, direction: Direction = "raw||edited"
-) -> Locality:
-    """Divergence and consistency of an edited model.
+) -> Tensor:
+    """How far an edited model is from the unmodified one: the mean divergence over all attended tokens of each row.
 
     Args:
         model: the model.
@@ -109,6 +76,9 @@ def locality(
         output: what `EditableModel.upper` made of them with the edits applied.
         raw: from `raw_side`, of the same batch.
         direction: KL(raw || edited) as in the released code, or KL(edited || raw) as in the paper.
+
+    Returns:
+        [B], in nats; differentiable once.
     """
     hidden = model.transform(_at(model, output, raw.rows, raw.columns))
     edited = partition(hidden, *model.unembedding, expected=direction == "edited||raw")
@@ -117,21 +87,20 @@ def locality(
         divergence = edited.normaliser - raw.normaliser - (raw.expected * moved).sum(1)
     else:
         divergence = raw.normaliser - edited.normaliser + (edited.expected * moved).sum(1)
-    size = len(batch)
-    return Locality(
-        row_mean(divergence, raw.rows, size),
-        con(raw.best[raw.labelled], edited.best[raw.labelled], raw.rows[raw.labelled], size),
-        con(raw.best, edited.best, raw.rows, size),
-    )
+    return row_mean(divergence, raw.rows, len(batch))
 
 
-def reliability(model: EditableModel, batch: Encoded, output: Tensor) -> Reliability:
-    """Likelihood and accuracy of the labels, equal to `nll` and `acc` of whole logits.
+def reliability(model: EditableModel, batch: Encoded, output: Tensor) -> Tensor:
+    """How well the labels are predicted: the mean negative log-likelihood of each row's label tokens, as `nll` of whole
+    logits.
 
     Args:
         model: the model.
         batch: texts with their labels.
         output: what `EditableModel.upper` made of them, with the edits applied.
+
+    Returns:
+        [B], in nats; differentiable once.
     """
     labelled = batch.targets >= 0
     rows, targets = batch.rows[labelled], batch.targets[labelled]
@@ -140,8 +109,7 @@ def reliability(model: EditableModel, batch: Encoded, output: Tensor) -> Reliabi
     computed = partition(hidden, weight, bias)
     scores = (hidden * weight[targets]).sum(1)
     scores = scores if bias is None else scores + bias[targets]
-    size = len(batch)
-    return Reliability(row_mean(computed.normaliser - scores, rows, size), acc(computed.best, targets, rows, size))
+    return row_mean(computed.normaliser - scores, rows, len(batch))
 
 
 def _compared(model: EditableModel, batch: Encoded) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,12 @@ def choose_modules(
         problems.raise_if_any()
         chosen = {name: part for name, part in known.items() if name in set(names)}
         first = min(index for index, block in enumerate(linear) if any(name in block for name in chosen))
+    for name, part in chosen.items():
+        if part.weight.is_meta:
+            raise UserError(
+                f"The weights of {name} are not in memory: the model is streamed or offloaded to disk, so an edit of "
+                "them would be lost. Load the model in one piece, with --placement single."
+            )
     groups: dict[tuple[int, int], list[str]] = {}
     modules = []
     for name, part in chosen.items():

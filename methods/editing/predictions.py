@@ -19,7 +19,6 @@ Shape legend: N states, D hidden size, V vocabulary, C tiles of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -27,8 +26,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Logits of a tile stay in the processor's caches.
-_STATES, _TOKENS = 256, 2048
+from methods.editing.vocabulary import STATES, TOKENS, tile_logits, tiles
+
 # Logits that rounding could exchange are never taken for settled.
 _MARGIN = 1e-3
 
@@ -55,12 +54,12 @@ class Vocabulary:
     @torch.no_grad()
     def best(self, hidden: Tensor) -> Tensor:
         """The most likely token of each transformed state [N, D], the first of equals, [N]."""
-        return torch.cat([self._best(rows) for rows in hidden.split(_STATES)]) if len(hidden) else _none(hidden)
+        return self.leaders(hidden).best
 
     @torch.no_grad()
     def leaders(self, hidden: Tensor) -> Leaders:
         """The most likely token of each transformed state [N, D], the first of equals, and its rivals."""
-        parts = [self._leaders(rows) for rows in hidden.split(_STATES)] if len(hidden) else [self._leaders(hidden)]
+        parts = [self._leaders(rows) for rows in hidden.split(STATES)]
         return Leaders(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     @torch.no_grad()
@@ -79,7 +78,7 @@ class Vocabulary:
         own = self._logits_of(leaders.best, edited)
         in_reach = leaders.rivals + self._reach(raw, edited)[:, None] > own[:, None]
         same = torch.ones_like(own, dtype=torch.bool)
-        for place, start in enumerate(range(0, len(self.weight), _TOKENS)):
+        for place, start in enumerate(range(0, len(self.weight), TOKENS)):
             rows = (in_reach[:, place] & same).nonzero()[:, 0]
             if len(rows):
                 logits = self._tile(start, edited[rows])
@@ -93,26 +92,22 @@ class Vocabulary:
     def centre(self) -> tuple[Tensor, Tensor]:
         """The mean row w of the matrix, [D], and the largest distance r of a row from it."""
         mean = self.weight.mean(0)
-        return mean, torch.stack([(tile - mean).norm(dim=1).max() for tile in self.weight.split(_TOKENS)]).max()
-
-    def _best(self, hidden: Tensor) -> Tensor:
-        best = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
-        highest = hidden.new_full((len(hidden),), float("-inf"))
-        for start, logits in self._tiles(hidden):
-            top, where = logits.max(1)
-            best = torch.where(top > highest, where + start, best)
-            highest = torch.maximum(top, highest)
-        return best
+        return mean, torch.stack([(tile - mean).norm(dim=1).max() for tile in self.weight.split(TOKENS)]).max()
 
     def _leaders(self, hidden: Tensor) -> Leaders:
-        found = []
-        for start, logits in self._tiles(hidden):
-            top, where = logits.max(1)
-            logits.scatter_(1, where[:, None], float("-inf"))
-            found.append((top, where + start, logits.amax(1)))
-        top, where, second = (torch.stack(column, 1) for column in zip(*found, strict=True))
-        leading = top.argmax(1, keepdim=True)
-        return Leaders(where.gather(1, leading)[:, 0], top.scatter(1, leading, second.gather(1, leading)))
+        best, leading = torch.zeros(2, len(hidden), dtype=torch.long, device=hidden.device)
+        highest, second = hidden.new_full((2, len(hidden)), float("-inf"))
+        tops = []
+        for place, (start, _, logits) in enumerate(tiles(hidden, self.weight, self.bias)):
+            tops.append(logits.amax(1))
+            # Of most tiles the largest logit is all that is wanted: only few states meet a new best token there.
+            rows = (tops[-1] > highest).nonzero()[:, 0]
+            ahead = logits[rows]
+            where = ahead.argmax(1, keepdim=True)
+            best[rows], leading[rows] = where[:, 0] + start, place
+            second[rows] = ahead.scatter_(1, where, float("-inf")).amax(1)
+            highest = torch.maximum(highest, tops[-1])
+        return Leaders(best, torch.stack(tops, 1).scatter_(1, leading[:, None], second[:, None]))
 
     def _reach(self, raw: Tensor, edited: Tensor) -> Tensor:
         """What the edit can add to any logit at most, [N]."""
@@ -125,15 +120,5 @@ class Vocabulary:
         logits = (self.weight[tokens] * hidden).sum(1)
         return logits if self.bias is None else logits + self.bias[tokens]
 
-    def _tiles(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """First token of every tile, and logits [N, tile], which the caller may overwrite."""
-        for start in range(0, len(self.weight), _TOKENS):
-            yield start, self._tile(start, hidden)
-
     def _tile(self, start: int, hidden: Tensor) -> Tensor:
-        tile = self.weight[start : start + _TOKENS]
-        return hidden @ tile.T if self.bias is None else torch.addmm(self.bias[start : start + _TOKENS], hidden, tile.T)
-
-
-def _none(hidden: Tensor) -> Tensor:
-    return torch.zeros(0, dtype=torch.long, device=hidden.device)
+        return tile_logits(start, hidden, self.weight, self.bias)

@@ -77,7 +77,7 @@ def headline(outcome: EditorOutcome) -> str:
     ]
     if not scored:
         return "No trial has scores in more than one language, so nothing can be said about carrying edits over."
-    best, one = max(scored, key=lambda pair: pair[0]["succ"].mean)
+    best, one = max(scored, key=lambda pair: (pair[0]["succ"].mean, pair[0]["acc"].mean))
     text = (
         f"{one.method.label} carries edits in {language_name(code)} best: over all {len(outcome.languages)} "
         f"languages acc {best['acc'].mean:.1f}, con {best['con'].mean:.1f}, succ {_with_spread(best['succ'])}."

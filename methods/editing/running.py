@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -109,9 +109,9 @@ def run_cell(
     """
     editor = build_editor(editor_config(spec, cell), model, edit_languages(cell, task.languages))
     if editor.trainable:
-        record = _train(spec, cell, editor, task, context)
+        record = _train(spec, cell, editor, task, classifier, context)
     else:
-        record = Record((), 0, _dev_score(spec, cell, editor, task), 0, None)
+        record = Record((), 0, _dev_score(spec, cell, editor, task, classifier), 0, None)
     done = TRAINING_SHARE if editor.trainable else 0.0
     with fresh_stores(model):  # what other trials left there would do for speed, but not to the last bit
         scores = evaluate(
@@ -122,7 +122,16 @@ def run_cell(
     return result_table(scores, record)
 
 
-def _train(spec: EditorSpec, cell: Cell, editor: Editor, task: EditTask, context: TrialContext) -> Record:
+def _train(
+    spec: EditorSpec,
+    cell: Cell,
+    editor: Editor,
+    task: EditTask,
+    classifier: RawClassifier | None,
+    context: TrialContext,
+) -> Record:
+    edited = edit_languages(cell, task.languages)
+    requests = {language: to_edit(task, classifier, "dev", language) for language in edited}
     result = train_editor(
         editor,
         task,
@@ -130,14 +139,28 @@ def _train(spec: EditorSpec, cell: Cell, editor: Editor, task: EditTask, context
         scratch=context.scratch,
         progress=lambda share: context.progress(TRAINING_SHARE * share),
         report=context.report,
+        dev_requests={language: found for language, found in requests.items() if found is not None},
     )
     masks = editor.masks if isinstance(editor, LearnedEditor) else None
     summary = mask_summary(masks) if masks is not None else None
     return Record(result.curve, result.best_step, result.validation, result.steps, summary)
 
 
-def _dev_score(spec: EditorSpec, cell: Cell, editor: Editor, task: EditTask) -> float:
-    """succ on the dev split of an editor that is not trained, by which its hyperparameters are chosen."""
+def to_edit(task: EditTask, classifier: RawClassifier | None, split: str, language: str) -> Sequence[int] | None:
+    """Which requests of a split validations and tests choose from: the texts that the classifier gets wrong. None for
+    language models: all."""
+    if classifier is None:
+        return None
+    assert isinstance(task, LabelledTask)
+    wrong: list[int] = classifier.misread(task, split, language).tolist()
+    return wrong
+
+
+def _dev_score(
+    spec: EditorSpec, cell: Cell, editor: Editor, task: EditTask, classifier: RawClassifier | None
+) -> float | None:
+    """succ on the dev split of an editor that is not trained, by which its hyperparameters are chosen; None where the
+    split has nothing to edit."""
     samples = [
         drawn
         for language in edit_languages(cell, task.languages)
@@ -148,8 +171,11 @@ def _dev_score(spec: EditorSpec, cell: Cell, editor: Editor, task: EditTask) -> 
             retain_languages=task.languages,
             seed=spec.seed,
             limit=spec.validation_edits,
+            requests=to_edit(task, classifier, "dev", language),
         )
     ]
+    if not samples:
+        return None
     everywhere = spec.consistency == "all"
     judged = judge(editor, samples, all_positions=everywhere)
     return overall(judged, all_positions=everywhere, per_step=spec.stopping == "per step").succ
@@ -166,10 +192,7 @@ def test_samples(
     each = [(language,) for language in task.languages]
     groups = each if spec.test_updates == "all" else [task.languages]
     for language in edit_languages(cell, task.languages):
-        requests = None
-        if classifier is not None:
-            assert isinstance(task, LabelledTask)
-            requests = classifier.misread(task, "test", language)
+        requests = to_edit(task, classifier, "test", language)
         for updates in groups:
             yield from task.test_samples(
                 "test",

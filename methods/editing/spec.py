@@ -25,8 +25,9 @@ Texts = tuple[str, ...]
 class EditorSpec(SweepSpec):
     """Editors across languages (Xu et al. 2023), each trained in one language or in all, with and without masks."""
 
-    option_group: ClassVar[str] = "the editors"
+    option_group: ClassVar[str] = "editors"
 
+    study: Literal["editors"] = Field("editors", description="what the job compares: editors, or patch neurons")
     task: str = Field(
         "atlas-facts",
         description="what is edited: atlas-facts, atlas-claims, mlama:<zip or folder> or xnli:<folder>",
@@ -142,7 +143,14 @@ class EditorSpec(SweepSpec):
         "averaged",
         description="validation score: succ of the averages, or, as released, the average of each edit's own succ",
     )
-    dtype: Literal["float32", "float64"] = Field("float32", description="of weights and states")
+    dtype: Literal["float32", "float64", "bfloat16"] = Field(
+        "float32", description="of weights and states; bfloat16 trains with --placement zero3 alone, on float32 copies"
+    )
+    deepspeed: Path | None = Field(
+        None,
+        description="--placement zero3: DeepSpeed's configuration; default: cluster/deepspeed/zero3.json on GPUs, "
+        "zero3_cpu.json without",
+    )
 
     @field_validator(*PARAMETERS)
     @classmethod

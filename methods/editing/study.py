@@ -15,15 +15,17 @@ import torch
 from methods.backbone import ModelDescription, check_model, describe_model, model_fingerprint
 from methods.editing import EditableModel, load_editable
 from methods.editing.classifier import RawClassifier
-from methods.editing.estimate import estimate_sweep, least_memory, trial_flops
+from methods.editing.estimate import estimate_sweep, least_memory, needs_of, trial_flops
 from methods.editing.examples import Kind
 from methods.editing.outcome import ALL
 from methods.editing.raw import CLASSIFIER, check_classifier, classifier_hash, raw_classifier, tokenizer_of
 from methods.editing.results import classifier_table, summarize_editors
 from methods.editing.running import editor_config, key_of, run_cell, training_settings
+from methods.editing.sharded import ways_to_train
 from methods.editing.spec import Cell, EditorSpec, cells, unused
 from methods.editing.tasks import EditTask, LabelledTask, TaskData, build_task, prepare_task, task_is_labelled
 from orchestrator.errors import Problems, did_you_mean
+from orchestrator.needs import ModelNeeds
 from orchestrator.study import EarlyStopping, Estimate, Study, Summary, Trial, TrialContext, TrialResult
 
 MBERT = (12, 768, 119_547)
@@ -58,9 +60,12 @@ class EditorStudy(Study[EditorSpec]):
     """Editors across languages (Xu et al. 2023)."""
 
     name = "editors"
-    result_version = 1
+    result_version = 2
     spec_type = EditorSpec
+    placements = frozenset({"single", "zero3"})
+    checkpoints = ("model", "classifier")
 
+    deepspeed: dict[str, Any] | None
     kind: Kind
     description: ModelDescription
     model_hash: str
@@ -80,6 +85,9 @@ class EditorStudy(Study[EditorSpec]):
         description = problems.collect(self._describe_model)
         if labelled is not None and description is not None:
             self.kind, self.description = "classifier" if labelled else description.kind, description
+            ways = problems.collect(lambda: ways_to_train(spec, self.kind))
+            if ways is not None:
+                self.placements, self.deepspeed = ways  # type: ignore[misc]
         problems.collect(lambda: check_classifier(spec, labelled))
         data = None
         if labelled is not None:
@@ -209,6 +217,9 @@ class EditorStudy(Study[EditorSpec]):
     def memory_bytes(self) -> int:
         return least_memory(self)
 
+    def needs(self) -> ModelNeeds:
+        return needs_of(self)
+
     def estimate(self, trials: Sequence[Trial], threads: int) -> Estimate:
         return estimate_sweep(self, trials, threads)
 
@@ -222,6 +233,11 @@ class EditorStudy(Study[EditorSpec]):
             return classifier_table(loaded.classifier, loaded.task)
         cell = next(cell for one, cell in self.planned() if one.key == trial.key)
         assert cell is not None
+        if context.placement == "zero3":
+            from methods.editing.sharded.running import open_sharded, run_sharded_cell
+
+            accelerator, model = open_sharded(self.spec, self.deepspeed, context)
+            return run_sharded_cell(self.spec, cell, model, self.build_task(model.tokenizer), accelerator, context)
         return run_cell(self.spec, cell, loaded.model, loaded.task, loaded.classifier, context)
 
     def summarize(self, results: Sequence[TrialResult]) -> Summary:

@@ -40,6 +40,9 @@ _ORDER, _DRAWS = 1, 2
 _BAD_STEPS = 10
 
 Report = Callable[[int, Mapping[str, float]], None]
+DevRequests = Mapping[str, Sequence[int]]
+"""By language, the indices in its dev split of what there is to edit: the texts that a classifier gets wrong. Where a
+language is not named, all of its split."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def train_editor(
     scratch: Path,
     progress: Callable[[float], None] = lambda share: None,
     report: Report = lambda step, metrics: None,
+    dev_requests: DevRequests | None = None,
 ) -> TrainingResult:
     """Trains an editor, or goes on with a training of the same settings that was interrupted.
 
@@ -137,6 +141,7 @@ def train_editor(
         report: called after every validation, except the one before training, with its step and its metrics (loss,
             acc, con, succ), before the checkpoint is written: so a training that goes on may report a step again. What
             it raises ends the training.
+        dev_requests: what validations choose from; None: the whole dev split.
 
     Raises:
         ValueError: the editor has nothing to train.
@@ -144,7 +149,7 @@ def train_editor(
     """
     if not editor.trainable:
         raise ValueError(f"{editor.name} learns nothing")
-    return Training(editor, task, settings, scratch).run(progress, report)
+    return Training(editor, task, settings, scratch, dev_requests).run(progress, report)
 
 
 class Training:
@@ -154,13 +159,20 @@ class Training:
     on more than one device.
     """
 
-    def __init__(self, editor: Editor, task: EditTask, settings: TrainingSettings, scratch: Path) -> None:
+    def __init__(
+        self,
+        editor: Editor,
+        task: EditTask,
+        settings: TrainingSettings,
+        scratch: Path,
+        dev_requests: DevRequests | None = None,
+    ) -> None:
         self.editor, self.task, self.settings = editor, task, settings
         self.checkpoint, self.best_file = scratch / CHECKPOINT, scratch / BEST
-        self.requests = _Requests(task, settings)
-        self.identity = digest_of(
-            [asdict(settings), editor.name, editor.config.model_dump(mode="json"), editor.languages, task.fingerprint]
-        )
+        self.requests = _Requests(task, settings, dev_requests)
+        chosen = {language: list(map(int, found)) for language, found in (dev_requests or {}).items()}
+        made_from = [editor.name, editor.config.model_dump(mode="json"), editor.languages, task.fingerprint, chosen]
+        self.identity = digest_of([asdict(settings), *made_from])
         self.optimizer = torch.optim.Adam(editor.parameter_groups(), fused=True)
         self.parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.decisions = {
@@ -264,6 +276,12 @@ class Training:
         model, settings = self.editor.model, self.settings
         if self._validation is None:
             self._validation = list(self.requests.validation())
+            if not self._validation:
+                raise UserError(
+                    f"There is nothing to edit in the dev split in {', '.join(settings.edit_languages)}, so a training "
+                    "cannot be judged. Choose more edit languages or data with a larger dev split; where a "
+                    "classifier's mistakes are edited, one that makes some there."
+                )
         with self._remembering():
             judgements = judge(
                 self.editor,
@@ -341,8 +359,8 @@ class Training:
 class _Requests:
     """All requests of the edit languages, in an order that the seed decides."""
 
-    def __init__(self, task: EditTask, settings: TrainingSettings) -> None:
-        self.task, self.settings = task, settings
+    def __init__(self, task: EditTask, settings: TrainingSettings, dev_requests: DevRequests | None) -> None:
+        self.task, self.settings, self.dev_requests = task, settings, dev_requests or {}
         self.ends = np.cumsum([task.size("train", language) for language in settings.edit_languages])
         if not len(self.ends) or not self.ends[-1]:
             raise UserError(
@@ -379,6 +397,7 @@ class _Requests:
                 seed=settings.validation_seed,
                 limit=settings.validation_edits,
                 retains=settings.validation_retains,
+                requests=self.dev_requests.get(language),
             )
 
     def _draw(self, number: int) -> list[EditSample]:

@@ -59,7 +59,7 @@ def needs_of(study: LRP2Study) -> ModelNeeds:
         study.pairs,
         facts=sum(searched),
         cost=query_cost(sample, trees=takes_trees(footprint.description)),
-        checked=sum(min(count, spec.precision_sample) for count in searched) if study.inexact else 0,
+        checked=spec.precision_sample * sum(map(study.parts, searched)) if study.inexact else 0,
         name=spec.model,
     )
 

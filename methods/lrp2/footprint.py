@@ -1,8 +1,8 @@
 """What a layer search takes: memory of states, working space and tiles, operations; all from sizes, before it runs.
 
-With `a` bytes per number, a packed row of a tile costs ``a D (1 + C(L, 2) + 2 (1 + P))``: all live branches at the last
-block, and the states before and after the head's transform. A tile is as many rows as fit; streamed weights are read
-once for each tile.
+With `a` bytes per number, a packed row of a tile costs ``a D (1 + C(L, 2))`` for all pairs: the live branches at the
+last block; what comes out of it lies in their memory. A tile is as many rows as fit; streamed weights are read once for
+each tile.
 
 Shape legend: L layers, D hidden, P layer pairs.
 """
@@ -30,10 +30,16 @@ STATES_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}
 # Numbers per branch of a tile: more would not be faster.
 MOST_TILE_STATES = {"cpu": 2**21, "cuda": 2**26}
 FEWEST_TILE_ROWS = 64
-# Of the memory that weights and working space leave free; the rest is for what an allocator loses.
+# For the tables of the branches that the head takes together: so much at most, and this part of the memory bound.
+HEAD_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
+HEAD_SHARE = 1 / 16
+# Of the memory that weights and working space leave free; the rest is for the head's tables and what an allocator
+# loses.
 TILE_SHARE = 0.85
+# Facts whose token ids are in memory at a time: a worker streams a language, it never holds it whole.
+FACTS_AT_ONCE = 2048
 # A worker process with its libraries, before it has read a weight.
-PROCESS_BYTES = 600 * 2**20
+PROCESS_BYTES = 450 * 2**20
 # Operations per second to expect of a GPU: 40% of an A100's peak outside and inside its tensor cores.
 GPU_RATE = {torch.float64: 0.4 * 9.7e12, torch.float32: 0.4 * 19.5e12, torch.bfloat16: 0.4 * 312e12}
 
@@ -81,8 +87,8 @@ def rows_at_once(hidden_size: int, device: str) -> int:
 
 
 def bytes_per_row(model: ModelDescription, dtype: torch.dtype, walk: Schedule) -> int:
-    """States of all branches of a packed row, its outcomes before and after the head's transform."""
-    return model.hidden_size * dtype.itemsize * (walk.most_branches + 2 * len(walk.outcome))
+    """States of all branches of a packed row."""
+    return model.hidden_size * dtype.itemsize * walk.most_branches
 
 
 def working_bytes(model: ModelDescription, dtype: torch.dtype, device: str) -> int:
@@ -96,6 +102,12 @@ def least_memory(model: ModelDescription, dtype: torch.dtype, pairs: Sequence[Pa
     """Bytes below which a search cannot run on a CPU: process, weights, working space and the smallest tile."""
     tile = FEWEST_TILE_ROWS * bytes_per_row(model, dtype, schedule(pairs, model.num_layers))
     return PROCESS_BYTES + model.weight_bytes(dtype) + working_bytes(model, dtype, "cpu") + tile
+
+
+def fits_beside(model: ModelDescription, memory: int, device: str) -> bool:
+    """Whether the model in float32 fits whole into so much memory, with room for its states."""
+    fixed = model.weight_bytes(torch.float32) + working_bytes(model, torch.float32, device.partition(":")[0])
+    return fixed < TILE_SHARE * memory
 
 
 def search_needs(
@@ -121,11 +133,16 @@ def search_needs(
         block=footprint.block,
         blocks=model.num_layers,
         process=PROCESS_BYTES,
+        check=footprint.block * torch.float32.itemsize // dtype.itemsize if checked else 0,
         working={device: working_bytes(model, dtype, device) for device in ("cpu", "cuda")},
         row=bytes_per_row(model, dtype, walk),
         fewest_rows=FEWEST_TILE_ROWS,
         tile_share=TILE_SHARE,
-        most_rows={device: MOST_TILE_STATES[device] // model.hidden_size for device in ("cpu", "cuda")},
+        most_rows={
+            **{device: MOST_TILE_STATES[device] // model.hidden_size for device in ("cpu", "cuda")},
+            "stream": int(FACTS_AT_ONCE * cost.rows),
+        },
+        busy_rows=rows_at_once(model.hidden_size, "cuda"),
         rows=facts * cost.rows,
         flops=flops * (facts + slower * checked),
         gpu_rate=GPU_RATE[dtype],

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,10 @@ class Head:
         rest_weight, rest_bias: [K, D] and [K], the means of both from each edge on to the end.
         spread: [D, D], a square root of the rows' covariance: ``|h @ spread|^2`` is about the variance of a state's
             logits. It only serves an estimate, so a sample of the rows gives it.
+        swept: whether all normalisers are computed in one go, because to read the matrix is dear.
     """
+
+    swept: ClassVar[bool] = False
 
     weight: Tensor
     bias: Tensor | None
@@ -89,6 +93,27 @@ class Head:
         """What a bound is lowered by: rounding must never turn it into a claim that is false."""
         return 1e4 * torch.finfo(self.dtype).eps
 
+    def rows(self, tokens: Tensor) -> Tensor:
+        """The rows of some tokens, [..., D]."""
+        return self.weight[tokens]
+
+    def normalisers(self, states: Tensor, bound: Tensor, estimate: Tensor) -> Normalisers:
+        """Normalisers of which only a bound and an estimate are known: [n, M, D], [n, M] and [n, M]."""
+        return Normalisers.start(self, states, bound, estimate)
+
+    def strongest(self, states: Tensor, count: int) -> Tensor:
+        """The tokens with the largest logits: states [R, D] to [R, count]; no [R, V] matrix is ever held."""
+        width = VOCABULARY_TILE[states.device.type]
+        rows = states.to(self.dtype)
+        best = torch.empty(len(rows), 0, dtype=self.dtype, device=rows.device)
+        tokens = torch.empty(len(rows), 0, dtype=torch.long, device=rows.device)
+        for v in range(0, len(self.weight), width):
+            logits = F.linear(rows, self.weight[v : v + width], None if self.bias is None else self.bias[v : v + width])
+            numbers = torch.arange(v, v + logits.shape[1], device=rows.device).expand_as(logits)
+            best, place = torch.cat([best, logits], 1).topk(min(count, best.shape[1] + logits.shape[1]))
+            tokens = torch.cat([tokens, numbers], 1).gather(1, place)
+        return tokens
+
     def rest_mean(self, states: Tensor, level: int) -> Tensor:
         """Mean logit over the vocabulary beyond a level: states [..., D] to [...]."""
         mean = states.to(self.dtype) @ self.rest_weight[level] + self.rest_bias[level]
@@ -115,20 +140,25 @@ class Head:
             at = slice(start, start + len(rows))
             for v in range(first, stop, width):
                 part = slice(v, min(v + width, stop))
-                total[at] += self._exponentials(rows, shift[at, None], part, buffer).sum(-1)
+                bias = None if self.bias is None else self.bias[part]
+                total[at] += exponentials(rows, self.weight[part], bias, shift[at, None], buffer).sum(-1)
         return total
 
-    def _exponentials(self, rows: Tensor, shift: Tensor, part: slice, buffer: Tensor) -> Tensor:
-        """exp(logits - shift) of a part of the vocabulary, in the buffer where its precision allows."""
-        weight, bias = self.weight[part], None if self.bias is None else self.bias[part]
-        if self.dtype != self.accumulator:
-            return F.linear(rows, weight, bias).to(self.accumulator).sub_(shift).exp_()
-        logits = buffer[: len(rows), : len(weight)]
-        if bias is None:
-            logits.copy_(-shift.expand_as(logits))
-        else:
-            torch.sub(bias, shift, out=logits)
-        return logits.addmm_(rows, weight.T).exp_()
+
+def exponentials(rows: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor, buffer: Tensor) -> Tensor:
+    """exp(logits - shift) over a part of the vocabulary: [R, D], [v, D], [v], [R, 1] to [R, v].
+
+    Args:
+        buffer: [R, v] or larger in the logits' dtype; the result lies in it if that is also the dtype of `shift`.
+    """
+    if buffer.dtype != shift.dtype:
+        return F.linear(rows, weight, bias).to(shift.dtype).sub_(shift).exp_()
+    logits = buffer[: len(rows), : len(weight)]
+    if bias is None:
+        logits.copy_(-shift.expand_as(logits))
+    else:
+        torch.sub(bias, shift, out=logits)
+    return logits.addmm_(rows, weight.T).exp_()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ Branches of one input, and what they share:
 - the *trajectory* of i, shared by all pairs (i, j) until their j;
 - the *pair* (i, j), a copy of the trajectory of i that LSRP shifts back after block j.
 
+Where a model's weights are fetched layer by layer, or lie on several devices, the walk is what makes that cheap: each
+block is fetched once, and the states go to another device once, for all pairs together.
+
 At every layer all live branches are one batch. Instead of L blocks for each of the L(L-1)/2 pairs this evaluates
 ``L + L(L-1)/2 + C(L, 3)`` blocks: 298 for 792 with 12 layers, 2,324 for 6,624 with 24.
 
@@ -68,7 +71,13 @@ class Schedule:
 
 
 def schedule(pairs: Sequence[Pair], num_layers: int) -> Schedule:
-    """Plans the walk; branches that no pair needs are never grown, and a trajectory ends with its last pair."""
+    """Plans the walk; branches that no pair needs are never grown, and a trajectory ends with its last pair.
+
+    Raises:
+        ValueError: a pair is there twice.
+    """
+    if len(set(pairs)) < len(pairs):
+        raise ValueError("every layer pair is searched once")
     ends = {i: sorted(j for first, j in pairs if first == i) for i in {i for i, _ in pairs}}
     slot: dict[object, int] = {"base": 0}
     count = 1
@@ -117,42 +126,74 @@ def last_states(
         progress: told the fraction of the block evaluations that are done.
 
     Returns:
-        [1 + P, M, D]: the base first, then the pairs in the order of ``walk.pairs``; after the final norm.
+        [1 + P, M, D]: the base first, then the pairs in the order of ``walk.pairs``; after the final norm. They lie in
+        the memory that held the states, so a walk never holds more than ``walk.most_branches`` times [N, D].
     """
     n, m, d = plan.pack.rows, len(plan.pack.need), backbone.hidden_size
     layers = backbone.num_layers
-    states = torch.empty(walk.most_branches, n, d, dtype=backbone.dtype, device=backbone.device)
-    states[0] = backbone.embed(plan)
+    states = backbone.embed(plan)[None]
     at_once = max(1, rows_at_once // n)
     done = 0
+
+    def count_blocks(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done / walk.block_evaluations)
+
     for k, step in enumerate(walk.steps, start=1):
-        for a in range(0, step.live, at_once):
-            b = min(step.live, a + at_once)
-            states[a:b] = backbone.layer(k, states[a:b], plan)
-            done += b - a
-            progress(done / walk.block_evaluations)
+        with backbone.block(k) as device:
+            states = _with_room(states, 1 if k == 1 else step.live, walk.most_branches, device)
+            for a in range(0, step.live, at_once):
+                b = min(step.live, a + at_once)
+                states[a:b] = backbone.layer(k, states[a:b], plan)
+                count_blocks(b - a)
+        vector = shift[k].to(states.device)
         count = step.live
         for source, sign in step.grow:
-            torch.add(states[source], shift[k], alpha=sign, out=states[count])
+            torch.add(states[source], vector, alpha=sign, out=states[count])
             count += 1
         for slot in step.become:
-            states[slot] -= shift[k]
-    ends: dict[int, list[tuple[int, bool]]] = {}
-    for place, (slot, due) in enumerate(walk.outcome):
-        ends.setdefault(slot, []).append((place, due))
-    out = torch.empty(len(walk.outcome), m, d, dtype=backbone.dtype, device=backbone.device)
-    for a in range(0, walk.last, at_once):
-        b = min(walk.last, a + at_once)
-        raw = backbone.layer(layers, states[a:b], plan, need=True)
-        normed = backbone.final(raw)
-        for slot in range(a, b):
-            for place, due in ends.get(slot, ()):
-                if not due:
-                    out[place] = normed[slot - a]
-                elif last_layer == "normed":
-                    torch.sub(normed[slot - a], shift[layers], out=out[place])
+            states[slot] -= vector
+    due = {slot for slot, shifted in walk.outcome if shifted}
+    with backbone.block(layers) as device:
+        states = _with_room(states, walk.last, walk.most_branches, device)
+        vector = shift[layers].to(device)
+        # M rows of each branch are left of N: what comes out never reaches the states that are still to go in.
+        out = states.view(-1)[: walk.last * m * d].view(walk.last, m, d)
+        for a in range(0, walk.last, at_once):
+            b = min(walk.last, a + at_once)
+            raw = backbone.layer(layers, states[a:b], plan, need=True)
+            normed = backbone.final(raw)
+            for slot in sorted(due.intersection(range(a, b))):
+                if last_layer == "normed":
+                    normed[slot - a] -= vector
                 else:
-                    out[place] = backbone.final(raw[slot - a] - shift[layers])
-        done += b - a
-        progress(done / walk.block_evaluations)
-    return out
+                    normed[slot - a] = backbone.final(raw[slot - a] - vector)
+            out[a:b] = normed
+            count_blocks(b - a)
+    _reorder(out, [slot for slot, _ in walk.outcome])
+    return out.to(backbone.device)
+
+
+def _with_room(states: Tensor, live: int, most: int, device: torch.device) -> Tensor:
+    """States [most, N, D] on a device, of which the first `live` are filled: the same ones if they are that already."""
+    if len(states) == most and states.device == device:
+        return states
+    placed = torch.empty(most, *states.shape[1:], dtype=states.dtype, device=device)
+    placed[:live] = states[:live]
+    return placed
+
+
+def _reorder(rows: Tensor, source: Sequence[int]) -> None:
+    """Puts row ``source[p]`` at place p, in place: along each cycle one row is kept aside."""
+    done = [False] * len(source)
+    for start in range(len(source)):
+        if done[start] or source[start] == start:
+            continue
+        kept, place = rows[start].clone(), start
+        while source[place] != start:
+            rows[place] = rows[source[place]]
+            done[place] = True
+            place = source[place]
+        rows[place] = kept
+        done[place] = True

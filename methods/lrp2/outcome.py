@@ -195,7 +195,7 @@ class SearchOutcome:
         notes: warnings worth keeping, e.g. pairs that were dropped.
         groups: what averages are taken over, the average over all languages last.
         reference: the paper's numbers, where the model is one of the paper's.
-        same_facts: whether the facts are the paper's, mLAMA.
+        facts_kind: of which source the facts are, such as "mlama", the paper's, or "xfactr".
         null: the control, where it was drawn.
         correction: how p values are corrected over languages, in words.
         consistency: where all scores were kept.
@@ -210,7 +210,7 @@ class SearchOutcome:
     notes: tuple[str, ...]
     groups: tuple[Group, ...] = ()
     reference: Reference | None = None
-    same_facts: bool = False
+    facts_kind: str = ""
     null: NullControl | None = None
     correction: str = "Holm"
     consistency: Consistency | None = None

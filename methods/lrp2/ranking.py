@@ -29,8 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.lrp2.head import Head, Normalisers
-from methods.lrp2.tiles import Tile
+from methods.lrp2.tiles import ReadGroup, Tile
 
+# Tokens of each branch that is asked for hints, and rows whose hints are looked up together.
+LIKELY = 64
+ROWS_OF_HINTS = 256
 # How much more of the vocabulary is summed up than an estimate says is enough.
 CAUTION = 1.25
 
@@ -52,17 +55,39 @@ class Ranking:
     normalised_rows: float
 
 
-def rank(states: Tensor, tile: Tile, head: Head, *, keep_scores: bool) -> Ranking:
+def likely_tokens(states: Tensor, head: Head) -> Tensor:
+    """Tokens that hold much of the probability under some branches, as hints for the normalisers of all of them.
+
+    Args:
+        states: of a few branches, [n, M, D].
+
+    Returns:
+        [M, n * LIKELY] tokens of each needed row; what a row has twice is replaced by -1.
+    """
+    n, m, d = states.shape
+    tokens = head.strongest(states.reshape(n * m, d), min(LIKELY, len(head.weight)))
+    tokens = tokens.view(n, m, -1).transpose(0, 1).reshape(m, -1).sort(-1).values
+    again = torch.zeros_like(tokens, dtype=torch.bool)
+    again[:, 1:] = tokens[:, 1:] == tokens[:, :-1]
+    return tokens.masked_fill(again, -1)
+
+
+def rank(
+    states: Tensor, tile: Tile, head: Head, likely: Tensor, *, keep_scores: bool, at_once: int | None = None
+) -> Ranking:
     """Ranks the pools of a tile's queries.
 
     Args:
         states: what the vocabulary matrix is applied to, [n, M, D].
         tile: built with ``ranking_only=not keep_scores``.
         head: the vocabulary matrix.
+        likely: [M, H] tokens that are looked at besides those of the candidates, -1 for none; they tighten the bounds.
         keep_scores: normalise every row and return all scores.
+        at_once: branches whose logits are read together, all of them if None; the ranking is one for all.
     """
-    logits, norms = _read(states, tile, head)
-    raw = _gathered_sum(logits, tile.raw_reads)
+    parts = [_read(part, tile, head, likely) for part in states.split(at_once or len(states))]
+    raw, bound, estimate = (torch.cat(tables) for tables in zip(*parts, strict=True))
+    norms = head.normalisers(states, bound, estimate)
     if keep_scores:
         norms.raise_to(torch.full_like(norms.level, norms.last))
     hits, ties = _decide(raw, tile, norms)
@@ -75,8 +100,8 @@ def rank(states: Tensor, tile: Tile, head: Head, *, keep_scores: bool) -> Rankin
     return Ranking(hits, ties, scores, norms.computed)
 
 
-def _read(states: Tensor, tile: Tile, head: Head) -> tuple[Tensor, Normalisers]:
-    """The logits that the candidates need [n, U], and bounds and estimates of the normalisers."""
+def _read(states: Tensor, tile: Tile, head: Head, likely: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The candidates' unnormalised scores [n, C], and bounds and estimates of the normalisers, [n, M] each."""
     n, m, _ = states.shape
     vocabulary = len(head.weight)
     last = tile.reads[-1]
@@ -84,27 +109,50 @@ def _read(states: Tensor, tile: Tile, head: Head) -> tuple[Tensor, Normalisers]:
     logits = torch.empty(n, width, dtype=head.accumulator, device=states.device)
     mean = head.rest_mean(states, 0)
     half_variance = head.variance(states) / 2
+    hints = _logits_of(states, likely.clamp(min=0), head)
     bound = torch.empty(n, m, dtype=head.accumulator, device=states.device)
     estimate = torch.empty_like(bound)
     for group in tile.reads:
         (lists, rows), k = group.rows.shape, group.tokens.shape[1]
         places = group.rows.reshape(-1)
         at_rows = states[:, places].to(head.dtype).view(n, lists, rows, -1)
-        weight = head.weight[group.tokens]
+        weight = head.rows(group.tokens)
         z = torch.einsum("ngrd,gkd->ngrk", at_rows, weight)
         if head.bias is not None:
             z = z + head.bias[group.tokens][None, :, None, :]
         z = z.to(head.accumulator)
         logits[:, group.first : group.first + lists * rows * k] = z.reshape(n, -1)
         real = (torch.arange(k, device=z.device)[None] < group.counts[:, None])[None, :, None, :]
-        counts = group.counts[None, :, None].to(z.dtype)
-        seen = z.masked_fill(~real, -math.inf).logsumexp(-1)
-        rest = vocabulary - counts
-        rest_mean = (vocabulary * mean[:, group.rows] - (z * real).sum(-1)) / rest.clamp(min=1)
+        at_hints = hints[:, group.rows]
+        fresh = _beside(likely[group.rows], group)
+        seen = torch.logaddexp(
+            z.masked_fill(~real, -math.inf).logsumexp(-1), at_hints.masked_fill(~fresh, -math.inf).logsumexp(-1)
+        )
+        rest = vocabulary - group.counts[:, None] - fresh.sum(-1).to(z.dtype)
+        known = (z * real).sum(-1) + (at_hints * fresh).sum(-1)
+        rest_mean = (vocabulary * mean[:, group.rows] - known) / rest.clamp(min=1)
         unseen = torch.where(rest > 0, rest_mean + rest.clamp(min=1).log(), -math.inf)
         bound[:, places] = (torch.logaddexp(seen, unseen) - head.margin).reshape(n, -1)
         estimate[:, places] = torch.logaddexp(seen, unseen + half_variance[:, group.rows]).reshape(n, -1)
-    return logits, Normalisers.start(head, states, bound, estimate)
+    return _gathered_sum(logits, tile.raw_reads), bound, estimate
+
+
+def _logits_of(states: Tensor, tokens: Tensor, head: Head) -> Tensor:
+    """Logits of each row's own tokens: [n, M, D] and [M, H] to [n, M, H]."""
+    z = torch.empty(len(states), *tokens.shape, dtype=head.accumulator, device=states.device)
+    for rows in torch.arange(len(tokens), device=tokens.device).split(ROWS_OF_HINTS):
+        own = tokens[rows]
+        part = torch.einsum("nmd,mhd->nmh", states[:, rows].to(head.dtype), head.rows(own))
+        z[:, rows] = part.to(head.accumulator) if head.bias is None else (part + head.bias[own]).to(head.accumulator)
+    return z
+
+
+def _beside(likely: Tensor, group: ReadGroup) -> Tensor:
+    """Which hints [G, R, H] are tokens that their row does not read anyway."""
+    fresh = likely >= 0
+    for column in group.tokens.T:
+        fresh &= likely != column[:, None, None]
+    return fresh
 
 
 def _gathered_sum(values: Tensor, index: Tensor) -> Tensor:
@@ -186,6 +234,8 @@ def _decide(raw: Tensor, tile: Tile, norms: Normalisers) -> tuple[Tensor, Tensor
         of_common = contest & ~common_exact & late & torch.where(losing, common_share < 0, common_share > 0)
         of_common |= contest & ~common_exact & rival_exact & gold_exact
         of_gold = contest & ~gold_exact & (~losing | (rival_exact & (common_exact | (common_share >= 0))))
+        if norms.head.swept:
+            of_rival, of_common, of_gold = unsettled & ~rival_exact, unsettled & ~common_exact, unsettled & ~gold_exact
         target = torch.zeros(n, norms.bound.shape[1] + 1, dtype=torch.long, device=device)
         asked = open_[:, :, None]
         rival_level = torch.where(losing, norms.last, norms.level_of(CAUTION * part_of_rival))

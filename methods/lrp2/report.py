@@ -11,7 +11,7 @@ from statistics import fmean
 
 from methods.lrp2.analysis.consistency_section import consistency_section
 from methods.lrp2.analysis.distance_sections import gaps_section, relations_section
-from methods.lrp2.analysis.sections import evidence_table, groups_section, layers_table
+from methods.lrp2.analysis.sections import evidence_table, groups_section, layers_table, xfactr_table
 from methods.lrp2.analysis.statistics import REAL_GAIN, REAL_LOSS
 from methods.lrp2.outcome import LanguageOutcome, PairScore, SearchOutcome
 from orchestrator.report.blocks import DotPlot, HeatCell, HeatMaps, HeatPanel, Interval, Section, Series, Table
@@ -143,7 +143,8 @@ def key_table(outcome: SearchOutcome) -> Table:
 
 
 def _found(outcome: SearchOutcome) -> Section:
-    return Section("What it found", _say(HOW_TO_READ, outcome), [key_table(outcome)])
+    printed = xfactr_table(outcome, _others(outcome))
+    return Section("What it found", _say(HOW_TO_READ, outcome), [key_table(outcome), *([printed] if printed else [])])
 
 
 def _gains(outcome: SearchOutcome) -> Section:

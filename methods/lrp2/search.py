@@ -9,8 +9,8 @@ Shape legend: Q queries, P layer pairs, N packed rows, D hidden.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.backbone import Backbone
+from methods.backbone.streaming import StreamedBackbone
 from methods.lrp2.footprint import (
     FEWEST_TILE_ROWS,
+    HEAD_BYTES,
+    HEAD_SHARE,
     MOST_TILE_STATES,
     TILE_SHARE,
     bytes_per_row,
@@ -33,11 +36,15 @@ from methods.lrp2.lattice import Schedule, last_states, schedule
 from methods.lrp2.naive import hits_of_scores, naive_scores
 from methods.lrp2.probes import Query
 from methods.lrp2.projection import LastLayer, Pair
-from methods.lrp2.ranking import rank
+from methods.lrp2.ranking import Ranking, likely_tokens, rank
+from methods.lrp2.streamed_head import StreamedHead
 from methods.lrp2.tiles import Tile, build_tile, plan_tiles
 from orchestrator.errors import UserError
 
 log = logging.getLogger(__name__)
+
+# One branch in so many says which tokens are likely; it costs a whole normaliser.
+BRANCHES_PER_HINT = 96
 
 
 class OutOfMemory(UserError):
@@ -54,6 +61,7 @@ class SearchStats:
         block_rows: packed rows times blocks computed.
         block_flops: floating-point operations in the blocks.
         head_rows: rows whose normaliser was computed, parts of them added up, of `needed_rows`.
+        weight_bytes: weights read from disk, where the model is streamed.
     """
 
     tiles: int = 0
@@ -63,6 +71,7 @@ class SearchStats:
     block_flops: float = 0.0
     head_rows: int = 0
     needed_rows: int = 0
+    weight_bytes: int = 0
 
     def add(self, other: SearchStats) -> None:
         """Adds another search's cost to this one."""
@@ -139,7 +148,7 @@ class LayerSearch:
         self.device = backbone.device.type
         if head_dtype is None:
             head_dtype = torch.float64 if backbone.dtype == torch.float64 else torch.float32
-        self.head = Head.of(backbone.unembedding, head_dtype) if method == "lattice" else None
+        self.head = _head(backbone, head_dtype) if method == "lattice" else None
 
     @torch.no_grad()
     def run(
@@ -215,6 +224,7 @@ class LayerSearch:
         progress: Callable[[float], None],
     ) -> None:
         assert self.head is not None
+        read = self.backbone.bytes_read
         tile = build_tile(members, trees=self.trees, ranking_only=self.keep == "hits").to(self.backbone.device)
         plan = self.backbone.plan(tile.pack)
         last = last_states(
@@ -230,10 +240,17 @@ class LayerSearch:
         at_once = self._branches_at_once(tile)
         rows = [places[id(query)] for query in members]
         score_parts = []
-        for a in range(0, len(last), at_once):
-            b = min(len(last), a + at_once)
-            states = self.backbone.transform(last[a:b])
-            ranking = rank(states, tile, self.head, keep_scores=self.keep == "scores")
+        ranked: Iterable[Ranking]
+        if self.head.swept:
+            ranked = [self._swept(last, tile, at_once)]
+        else:
+            asked = last[: len(last) : -(-len(last) // (1 + len(last) // BRANCHES_PER_HINT))]
+            likely = likely_tokens(self.backbone.transform(asked), self.head)
+            states = (self.backbone.transform(part) for part in last.split(at_once))
+            ranked = (rank(part, tile, self.head, likely, keep_scores=self.keep == "scores") for part in states)
+        b = 0
+        for ranking in ranked:
+            a, b = b, b + len(ranking.hits)
             result.hits[rows, a:b] = ranking.hits.T.cpu().numpy()
             result.ties[rows, a:b] = ranking.ties.T.cpu().numpy()
             head_rows += ranking.normalised_rows
@@ -244,7 +261,20 @@ class LayerSearch:
             for number, row in enumerate(rows):
                 first, stop = tile.first_candidate[number], tile.first_candidate[number + 1]
                 result.scores[row] = table[:, first:stop].copy()
-        result.stats.add(self._cost(tile, walk, head_rows, len(last)))
+        read = self.backbone.bytes_read - read
+        result.stats.add(replace(self._cost(tile, walk, head_rows, len(last)), weight_bytes=read))
+
+    def _swept(self, last: Tensor, tile: Tile, at_once: int) -> Ranking:
+        """The ranking of all branches together, for which the vocabulary is read once; `last` may be overwritten."""
+        assert self.head is not None
+        first, *others = last.split(at_once)
+        done = self.backbone.transform(first)
+        states = last if done.shape == first.shape else last.new_empty(*last.shape[:-1], done.shape[-1])
+        states[:at_once] = done
+        for a, part in enumerate(others, start=1):
+            states[a * at_once : (a + 1) * at_once] = self.backbone.transform(part)
+        nothing = torch.empty(last.shape[1], 0, dtype=torch.long, device=last.device)
+        return rank(states, tile, self.head, nothing, keep_scores=self.keep == "scores", at_once=at_once)
 
     def _cost(self, tile: Tile, walk: Schedule, head_rows: float, outcomes: int) -> SearchStats:
         n, m = tile.pack.rows, len(tile.pack.need)
@@ -292,20 +322,23 @@ class LayerSearch:
                 result.scores[row] = table.numpy()
 
     def _tile_rows(self, walk: Schedule) -> int:
-        """Packed rows of a tile: as many as the memory bound leaves room for, up to what is worth it."""
+        """Packed rows of a tile: as many as the memory bound leaves room for, up to what is worth it.
+
+        Of a streamed model it is as many as fit, because every tile reads the weights.
+        """
         most = max(FEWEST_TILE_ROWS, MOST_TILE_STATES[self.device] // self.backbone.hidden_size)
         free = self._free_bytes()
         if free is None:
             return most
-        per_row = bytes_per_row(self.backbone.description, self.backbone.dtype, walk)
-        return max(FEWEST_TILE_ROWS, min(most, int(free / per_row)))
+        fit = int(free / bytes_per_row(self.backbone.description, self.backbone.dtype, walk))
+        return max(FEWEST_TILE_ROWS, fit if self.backbone.streamed else min(most, fit))
 
     def _free_bytes(self) -> int | None:
         """Memory left for states: the bound less the weights, the process itself and the blocks' working space."""
         if self.memory_bytes is None:
             return None
         working = working_bytes(self.backbone.description, self.backbone.dtype, self.device)
-        weights = self.backbone.description.weight_bytes(self.backbone.dtype)
+        weights = self.backbone.mapped_bytes
         process = 0 if self.device == "cuda" else int(psutil.Process().memory_full_info().uss)
         return int(TILE_SHARE * (self.memory_bytes - weights - process - working))
 
@@ -314,8 +347,16 @@ class LayerSearch:
         per_branch = len(tile.pack.need) * self.backbone.hidden_size * 8
         per_branch += (tile.raw_reads.numel() + 8 * len(tile.set_of) + 16 * tile.query_sets.numel()) * 4
         per_branch += sum(group.rows.numel() * group.tokens.shape[1] for group in tile.reads) * 12
-        room = 256 * 2**20 if self.device == "cpu" else 4 * 2**30
+        room = HEAD_BYTES[self.device]
+        if self.memory_bytes is not None:
+            room = min(room, int(HEAD_SHARE * self.memory_bytes))
         return max(1, room // per_branch)
+
+
+def _head(backbone: Backbone, dtype: torch.dtype) -> Head:
+    if isinstance(backbone, StreamedBackbone):
+        return StreamedHead.over(backbone.stream.vocabulary, dtype)
+    return Head.of(backbone.unembedding, dtype)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -87,7 +87,7 @@ class LRP2Spec(SweepSpec):
     )
     delta: float = Field(0.05, gt=0, lt=1, description="racing: the chance of dropping any pair wrongly")
     shard: int = Field(250, ge=10, description="racing: facts after which pairs are compared")
-    keep: Literal["hits", "scores"] = Field("hits", description="what is stored per fact and pair")
+    keep: Literal["hits", "scores"] = Field("hits", description="what is stored per fact and pair; RankC needs scores")
     dtype: Literal["float32", "float64", "bfloat16"] = Field(
         "float32", description="of weights and states; bfloat16 is inexact: how many hits it changes is measured"
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from methods.backbone import Backbone, ModelDescription, check_model, describe_model, load_backbone, model_fingerprint
 from methods.backbone.addresses import has_weights, resolve
+from methods.backbone.loading import Placement
 from methods.lrp2.analysis.answer import summarize_search
 from methods.lrp2.analysis.record import record_of
 from methods.lrp2.estimate import Reader, estimate_search, needs_of, read_tokenizer
-from methods.lrp2.footprint import least_memory
+from methods.lrp2.footprint import FACTS_AT_ONCE, fits_beside, least_memory
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import ProbeOptions, Query, QueryBuilder
 from methods.lrp2.projection import Pair, parse_pairs, shift_between
@@ -35,8 +36,10 @@ from orchestrator.errors import Problems, UserError, did_you_mean
 from orchestrator.needs import ModelNeeds
 from orchestrator.study import Estimate, Study, Summary, Trial, TrialContext, TrialResult
 
-# Facts whose token ids are in memory at a time: a worker streams a language, it never holds it whole.
-FACTS_AT_ONCE = 2048
+NAIVE_IN_ONE_PIECE = (
+    "--search naive runs the whole model for every layer pair, so it needs it in one piece, not with --placement {}. "
+    "Leave --search out, or give it a device that holds the model."
+)
 
 # In a trial's key: what is stored of a fact beside its hits.
 KEPT = {"hits": "hits", "scores": "scores of named candidates"}
@@ -55,6 +58,8 @@ class LRP2Study(Study[LRP2Spec]):
 
     name = "lrp2"
     result_version = 1
+    placements: ClassVar[frozenset[str]] = frozenset({"single", "dispatch", "stream"})
+    checkpoints = ("model",)
     spec_type = LRP2Spec
 
     facts: FactStore
@@ -77,6 +82,10 @@ class LRP2Study(Study[LRP2Spec]):
         if description is not None:
             self.description = description
             problems.collect(lambda: self._check_model(description))
+        if spec.search == "naive" and spec.placement not in ("auto", "single"):
+            problems.add(NAIVE_IN_ONE_PIECE.format(spec.placement))
+        if spec.search == "naive":
+            self.placements = frozenset({"single"})  # type: ignore[misc]
         source = problems.collect(self._prepare_facts)
         problems.raise_if_any()
         assert source is not None
@@ -171,18 +180,18 @@ class LRP2Study(Study[LRP2Spec]):
         trials = [
             self._trial(language, part, parts, self.facts.count(language) / parts * blocks)
             for language in self.languages
-            for parts in [self._parts(self.facts.count(language))]
+            for parts in [self.parts(self.facts.count(language))]
             for part in range(parts)
         ]
         pivot_facts = len(self.pivot_table())
-        parts = self._parts(pivot_facts)
+        parts = self.parts(pivot_facts)
         trials += [
             self._trial(self.spec.pivot, part, parts, pivot_facts / parts * self.description.num_layers)
             for part in range(parts)
         ]
         return sorted(trials, key=lambda trial: -trial.cost)
 
-    def _parts(self, facts: int) -> int:
+    def parts(self, facts: int) -> int:
         """Trials that a language's facts are cut into; a race needs them all in one."""
         return 1 if self.spec.search == "racing" else max(1, math.ceil(facts / self.spec.facts_per_trial))
 
@@ -267,9 +276,15 @@ class LRP2Study(Study[LRP2Spec]):
 
     def load(self, context: TrialContext) -> Loaded:
         spec = self.spec
-        backbone = load_backbone(spec.model, dtype=getattr(torch, spec.dtype), device=context.device)
+        backbone = self._load(getattr(torch, spec.dtype), context)
         head_dtype = getattr(torch, spec.head_dtype) if spec.head_dtype else None
         return Loaded(backbone, self._search(backbone, head_dtype, context))
+
+    def _load(self, dtype: torch.dtype, context: TrialContext) -> Backbone:
+        if self.spec.search == "naive" and context.placement != "single":
+            raise UserError(NAIVE_IN_ONE_PIECE.format(context.placement))
+        placement = cast(Placement, context.placement)  # the planner chooses among `placements`
+        return load_backbone(self.spec.model, dtype=dtype, device=context.device, placement=placement)
 
     def _search(self, backbone: Backbone, head_dtype: torch.dtype | None, context: TrialContext) -> LayerSearch:
         return LayerSearch(
@@ -304,7 +319,7 @@ class LRP2Study(Study[LRP2Spec]):
                 names += [query.names if query.gold >= 0 else () for query in queries]
         changed = None
         if self.inexact:
-            changed = self._changed_hits(language, facts, shift, pairs, parts, context)
+            changed = self._changed_hits(loaded, language, facts, shift, pairs, parts, context)
         dropped = race.dropped if race else {}
         layers = self.description.num_layers
         return hits_table(facts, parts, pairs, layers, dropped=dropped, changed=changed, candidates=names)
@@ -323,6 +338,7 @@ class LRP2Study(Study[LRP2Spec]):
 
     def _changed_hits(
         self,
+        loaded: Loaded,
         language: str,
         facts: pa.Table,
         shift: Tensor | None,
@@ -330,8 +346,14 @@ class LRP2Study(Study[LRP2Spec]):
         parts: Sequence[SearchResult],
         context: TrialContext,
     ) -> tuple[int, int]:
-        """How many hits of a sample differ from those in float32, and how many were compared."""
-        exact = load_backbone(self.spec.model, dtype=torch.float32, device=context.device)
+        """How many hits of a sample differ from those in float32, and how many were compared.
+
+        The model in float32 is streamed where it does not fit beside the one that is loaded.
+        """
+        room = context.memory_bytes - loaded.backbone.mapped_bytes
+        beside = context.placement == "single" and fits_beside(self.description, room, context.device)
+        context = replace(context, memory_bytes=room, placement="single" if beside else "stream")
+        exact = self._load(torch.float32, context)
         sample = facts.slice(0, min(len(parts[0].hits), self.spec.precision_sample)) if parts else facts.slice(0, 0)
         changed = compared = 0
         for start, queries in self.queries(exact, language, sample):
@@ -371,6 +393,7 @@ class LRP2Study(Study[LRP2Spec]):
                 path=context.cache / "vectors" / f"{self._vector_key(name)}.safetensors",
                 specials=self.spec.specials,
                 last_layer=self.spec.last_layer,
+                streamed_bytes=context.memory_bytes // 8,
             )
             for name in (self.spec.pivot, self.source_language(language))
         ]

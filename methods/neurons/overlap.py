@@ -62,6 +62,19 @@ def overlap(first: Sets, second: Sets, measure: Measure = "share") -> Overlap:
         return Overlap(relations, 100.0 * common.astype(np.float64) / whole)
 
 
+def same_overlap(first: Sets, second: Sets, measure: Measure = "share") -> float:
+    """`Overlap.same` over all layers and relations, without comparing different relations: for many languages."""
+    rates = []
+    for relation in first:
+        if relation in second:
+            one, other = first[relation], second[relation]
+            common, sizes = (one & other).sum(-1), (one.sum(-1), other.sum(-1))
+            whole = np.maximum(*sizes) if measure == "share" else sizes[0] + sizes[1] - common
+            with np.errstate(invalid="ignore"):
+                rates.append(100.0 * common / whole)
+    return mean(np.array(rates))
+
+
 def mean(values: NDArray[np.float64] | Sequence[float]) -> float:
     """Mean of the numbers among the values; nan without any."""
     flat = np.asarray(values, dtype=np.float64).ravel()

@@ -15,7 +15,6 @@ Shape legend: L layers, Q parallel queries, D hidden, N packed rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,15 +23,7 @@ from methods.backbone import Backbone, pack_sequences
 from methods.backbone.projection import LastLayer
 from methods.neurons.attribution import Projection
 from methods.neurons.prompts import Prompt
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """Of two languages at each layer 1..L: mean cosine, mean centred cosine and linear CKA, each at most 1."""
-
-    cosine: tuple[float, ...]
-    centred: tuple[float, ...]
-    cka: tuple[float, ...]
+from methods.neurons.results import Likeness
 
 
 @torch.no_grad()
@@ -82,7 +73,7 @@ def _tiles(prompts: Sequence[Prompt], rows_at_once: int) -> list[list[int]]:
     return tiles if prompts else []
 
 
-def compare_states(language: Tensor, pivot: Tensor, centre: Tensor) -> Similarity:
+def compare_states(language: Tensor, pivot: Tensor, centre: Tensor) -> Likeness:
     """Compares parallel queries of two languages.
 
     Args:
@@ -93,7 +84,7 @@ def compare_states(language: Tensor, pivot: Tensor, centre: Tensor) -> Similarit
     cosine = torch.cosine_similarity(one, other, dim=-1).mean(-1)
     centred = torch.cosine_similarity(one - centre, other - centre, dim=-1).mean(-1)
     cka = [linear_cka(x, y) for x, y in zip(one, other, strict=True)]
-    return Similarity(tuple(cosine.tolist()), tuple(centred.tolist()), tuple(cka))
+    return Likeness(cosine.tolist(), centred.tolist(), cka)
 
 
 def centre_of(language: Tensor, pivot: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -122,6 +123,25 @@ class TranslationFile:
         Raises:
             UserError: another model began the file, another process is writing it, or the folder may not be written to.
         """
+        with self._locked():
+            self._begin(translator)
+            with self._part.open("ab") as self._file:
+                yield
+            os.replace(self._part, self.path)
+
+    def finish(self) -> None:
+        """Puts a file that has all its claims into its place, where a kill came just before that.
+
+        Raises:
+            UserError: another process is writing it.
+        """
+        if self._part.exists():
+            with self._locked():
+                os.truncate(self._part, self._whole)
+                os.replace(self._part, self.path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         with explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._part.with_suffix(".lock"))
@@ -132,10 +152,7 @@ class TranslationFile:
                     f"{self.path} is being written by another process, so this one stopped. Wait until that is done."
                 ) from None
         try:
-            self._begin(translator)
-            with self._part.open("ab") as self._file:
-                yield
-            os.replace(self._part, self.path)
+            yield
         finally:
             lock.release()
 
@@ -182,7 +199,7 @@ class TranslationFile:
             return done
         for line in lines:
             try:
-                row = json.loads(line) if line.endswith(b"\n") else None
+                row: Any = json.loads(line) if line.endswith(b"\n") else None
                 done.add(str(row["id"]))
                 self._translators.add(row.get("translator"))
             except (ValueError, KeyError, TypeError, AttributeError):

@@ -26,6 +26,12 @@ LETTER = 0.024
 HEAD_WIDTH = 7.4
 """Inches that colour bar and legend need side by side."""
 
+BAR_HEIGHT, LINE_HEIGHT, TITLE_HEIGHT = 0.7, 0.18, 0.28
+"""Inches of the colour bar with title and numbers, of a line of the legend, and of the line above a panel."""
+
+LETTER_WIDTH = 0.068
+"""Inches of a letter of a label in figures; in the page a letter is 0.58 of its height wide."""
+
 
 def columns_of(block: HeatMaps) -> int:
     """How many columns the widest panel has, so that the page can choose the size of all panels."""
@@ -109,7 +115,7 @@ def _named_frame(block: HeatMaps) -> _Frame:
     longest = max(map(len, block.row_labels))
     letters = min(0.85, LETTER * across / (1 - LETTER * 0.58 * longest))
     left = 0.58 * letters * longest + 0.5 * letters
-    upright = _upright(block.column_labels)
+    upright = _upright(block.column_labels, 0.58 * letters)
     above = letters * (0.58 * max(map(len, block.column_labels)) + 0.5 if upright else 1.4)
     labels = [
         Markup('<text class="end" x="{:.2f}" y="{}">{}</text>').format(-0.5 * letters, row + 0.5, label)
@@ -147,12 +153,13 @@ def draw_heatmaps(block: HeatMaps) -> MatplotlibFigure:
     most = max(1, int(10.5 / panel_width)) if block.row_labels else max(5 if columns_of(block) > MANY else 6, 1)
     across = min(count, max(most, round(math.sqrt(count)))) or 1
     down = math.ceil(count / across) or 1
-    width, head = max(across * panel_width, HEAD_WIDTH), 0.95
-    height = down * (panel_height + 0.28) + head
+    titled = TITLE_HEIGHT if any(panel.label or panel.caption for panel in block.panels) else 0.0
+    width, head = max(across * panel_width, HEAD_WIDTH), max(BAR_HEIGHT, LINE_HEIGHT * (2 + len(block.series)) + 0.23)
+    height = down * (panel_height + titled) + head
     figure = MatplotlibFigure(figsize=(width, height))
     for index, panel in enumerate(block.panels):
         row, column = divmod(index, across)
-        low = 1 - (head + (row + 1) * (panel_height + 0.28)) / height
+        low = 1 - (head + (row + 1) * (panel_height + titled)) / height
         left = column * panel_width + gutter[0]
         axes = figure.add_axes((left / width, low + 0.04 / height, cells[0] / width, cells[1] / height))
         _draw_panel(axes, block, panel, scale)
@@ -182,20 +189,26 @@ def _numbered_size(block: HeatMaps) -> tuple[tuple[float, float], _Gutter]:
 
 def _named_size(block: HeatMaps) -> tuple[tuple[float, float], _Gutter]:
     """Width and height of a panel's cells, and what its row labels need on the left and its column labels above."""
-    side = min(0.4, max(0.13, 5.5 / len(block.column_labels)))
-    cells = (max(1.6, side * len(block.column_labels)), side * len(block.row_labels))
-    above = max(map(len, block.column_labels)) if _upright(block.column_labels) else 2
-    return cells, (0.068 * max(map(len, block.row_labels)) + 0.2, 0.068 * above + 0.15, 0.05)
+    cells = (max(1.6, _side(block) * len(block.column_labels)), _side(block) * len(block.row_labels))
+    above = max(map(len, block.column_labels)) if _stands(block) else 2
+    return cells, (LETTER_WIDTH * max(map(len, block.row_labels)) + 0.2, LETTER_WIDTH * above + 0.15, 0.05)
+
+
+def _side(block: HeatMaps) -> float:
+    """Inches of a cell of a named panel."""
+    return min(0.4, max(0.13, 5.5 / len(block.column_labels)))
+
+
+def _stands(block: HeatMaps) -> bool:
+    return _upright(block.column_labels, LETTER_WIDTH / max(_side(block), 1.6 / len(block.column_labels)))
 
 
 def _draw_panel(axes: Axes, block: HeatMaps, panel: HeatPanel, scale: Diverging | Sequential) -> None:
     named = bool(block.row_labels)
     if named:
-        axes.set_xticks(
-            [column + 0.5 for column in range(len(block.column_labels))],
-            block.column_labels,
-            rotation=90 if _upright(block.column_labels) else 0,
-        )
+        # Standing labels begin at one height whatever letters they have.
+        turn = {"rotation": 90, "rotation_mode": "anchor", "ha": "left", "va": "center"} if _stands(block) else {}
+        axes.set_xticks([column + 0.5 for column in range(len(block.column_labels))], block.column_labels, **turn)
         axes.set_yticks([row + 0.5 for row in range(len(block.row_labels))], block.row_labels)
         axes.tick_params(length=0, labelsize=7, labeltop=True, labelbottom=False, pad=2)
         for spine in axes.spines.values():
@@ -281,6 +294,6 @@ def _numbered_every(columns: int) -> int:
     return 2 if columns > MANY else 1
 
 
-def _upright(labels: Sequence[str]) -> bool:
-    """Whether column labels are too long to lie side by side above their cells."""
-    return max(map(len, labels)) > 3
+def _upright(labels: Sequence[str], letter: float) -> bool:
+    """Whether column labels are too long to lie side by side above their cells; `letter` in widths of a cell."""
+    return letter * max(map(len, labels)) > 0.9

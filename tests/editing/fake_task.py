@@ -70,7 +70,7 @@ class FakeTask:
         ]
 
     def test_samples(self, split: str, language: str, **choices: Any) -> Iterator[list[EditSample]]:
-        seed, limit = choices.pop("seed"), choices.pop("limit", None)
-        for index in range(min(self.size(split, language), limit or 1000)):
+        seed, limit, requests = choices.pop("seed"), choices.pop("limit", None), choices.pop("requests", None)
+        for index in (range(self.size(split, language)) if requests is None else requests)[:limit]:
             rng = np.random.default_rng([seed, LANGUAGES.index(language), index])
             yield self.sample(split, language, index, rng, **choices)

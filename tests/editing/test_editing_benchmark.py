@@ -66,6 +66,16 @@ def test_people_get_a_table_and_a_sentence() -> None:
     assert "all judgements are the same" in sentence(result)
 
 
+def test_runs_are_repeated_only_while_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def runs(**options: Any) -> list[int]:
+        return [len(figures["wall_seconds"]) for figures in measured(**options)["evaluation"].values()]
+
+    assert runs(repeats=None) == [3, 3, 3]
+    monkeypatch.setattr(measure, "PATIENCE", 0.0)
+    assert runs(repeats=None) == [1, 1, 1]
+    assert runs(repeats=2) == [2, 2, 2]
+
+
 def test_a_judgement_that_differs_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = measure.judge_one_by_one
 

@@ -140,10 +140,19 @@ def test_the_released_succ_is_zero_for_every_edit_that_fails() -> None:
     assert overall([failed]).succ == 0
 
 
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("predictions", "vocabulary"):
+        monkeypatch.setattr(f"methods.editing.{module}.TOKENS", 7)
+        monkeypatch.setattr(f"methods.editing.{module}.STATES", 3)
+
+
+def test_equal_logits_give_the_first_token_across_tiles() -> None:
+    assert Vocabulary(torch.ones(9000, 2), None).best(torch.ones(1, 2)).item() == 0
+
+
 @pytest.mark.parametrize("biased", [False, True])
 def test_tiles_of_the_vocabulary_find_what_whole_logits_find(biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("methods.editing.predictions._TOKENS", 7)
-    monkeypatch.setattr("methods.editing.predictions._STATES", 3)
+    small_tiles(monkeypatch)
     generator = torch.Generator().manual_seed(0)
     weight, hidden = torch.randn(50, 6, generator=generator), torch.randn(10, 6, generator=generator)
     bias = torch.randn(50, generator=generator) if biased else None
@@ -159,7 +168,7 @@ def test_tiles_of_the_vocabulary_find_what_whole_logits_find(biased: bool, monke
 
 @pytest.mark.parametrize("size", [0.0, 0.01, 0.05, 0.2, 1.0])
 def test_tiles_out_of_reach_are_rightly_left_out(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("methods.editing.predictions._TOKENS", 7)
+    small_tiles(monkeypatch)
     generator = torch.Generator().manual_seed(1)
     vocabulary = Vocabulary(torch.randn(50, 6, generator=generator) + 3, torch.randn(50, generator=generator))
     raw = 2 * torch.randn(500, 6, generator=generator)

@@ -92,7 +92,6 @@ def test_the_vocabulary_in_tiles_equals_whole_logits(tokens: int, biased: bool) 
     tiled = partition(hidden, weight, bias if biased else None, expected=True)
     torch.testing.assert_close(tiled.normaliser, z.logsumexp(1))
     torch.testing.assert_close(tiled.expected, z.softmax(1) @ weight)
-    assert torch.equal(tiled.best, z.argmax(1))
 
 
 def test_both_gradients_of_the_tiled_vocabulary_are_right() -> None:
@@ -103,11 +102,6 @@ def test_both_gradients_of_the_tiled_vocabulary_are_right() -> None:
         return tiled.normaliser, tiled.expected
 
     assert torch.autograd.gradcheck(both, hidden.requires_grad_())
-
-
-def test_equal_logits_give_the_first_token_across_tiles() -> None:
-    tiled = partition(torch.ones(1, 2), torch.ones(9000, 2), None)
-    assert tiled.best.item() == 0
 
 
 @pytest.mark.parametrize("direction", ["raw||edited", "edited||raw"])
@@ -126,12 +120,8 @@ def test_locality_equals_the_plain_formulas_and_their_gradient(exact: EditableMo
         before, after = exact.head(raw[rows, columns]), exact.head(edited[rows, columns])
     expected = kl(before, after, rows, 4, direction=direction)
     found = locality(exact, batch, edited, raw_side(exact, batch), direction=direction)
-    torch.testing.assert_close(found.kl, expected, atol=1e-9, rtol=1e-7)
-    assert torch.equal(found.con_all, con(before.argmax(1), after.argmax(1), rows, 4))
-    with applied(exact, edits, torch.arange(4)):
-        masks = exact.logits(batch).argmax(1)
-    assert torch.equal(found.con_labels, con(exact.logits(batch).argmax(1), masks, batch.rows, 4))
-    ours = torch.autograd.grad(found.kl.sum(), deltas, retain_graph=True)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-7)
+    ours = torch.autograd.grad(found.sum(), deltas, retain_graph=True)
     for mine, theirs in zip(ours, torch.autograd.grad(expected.sum(), deltas), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-9, rtol=1e-6)
 
@@ -139,8 +129,7 @@ def test_locality_equals_the_plain_formulas_and_their_gradient(exact: EditableMo
 def test_an_unedited_model_is_local(exact: EditableModel) -> None:
     batch = exact.encode(requests(exact.kind, 3, answered=False))
     found = locality(exact, batch, exact.upper(batch, exact.frozen(batch)), raw_side(exact, batch))
-    assert found.kl.abs().max() < 1e-12
-    assert found.con_labels.tolist() == found.con_all.tolist() == [1, 1, 1]
+    assert found.abs().max() < 1e-12
 
 
 def test_reliability_equals_the_plain_formulas(exact: EditableModel) -> None:
@@ -148,8 +137,7 @@ def test_reliability_equals_the_plain_formulas(exact: EditableModel) -> None:
     output = exact.upper(batch, exact.frozen(batch))
     whole = exact.logits(batch)
     found = reliability(exact, batch, output)
-    torch.testing.assert_close(found.nll, nll(whole, batch.targets, batch.rows, 5))
-    assert torch.equal(found.acc, acc(whole.argmax(1), batch.targets, batch.rows, 5))
+    torch.testing.assert_close(found, nll(whole, batch.targets, batch.rows, 5))
 
 
 def test_the_raw_side_is_computed_once_for_each_text() -> None:

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.editing import EDITORS, EditableModel, Editor, build_editor
+from methods.editing import EDITORS, EditableModel, Editor, build_editor, training
 from methods.editing.batches import length_groups
 from methods.editing.editors import LearnedConfig
 from methods.editing.examples import EditSample
@@ -277,6 +277,23 @@ def test_nothing_to_train_is_said(tmp_path: Path) -> None:
         train(tuner, tmp_path, settings())
 
 
+def test_validations_choose_from_what_there_is_to_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier's mistakes: some texts of one language, none of another, all of one that is not named."""
+    model, seen = cached_editable("bert-classifier", torch.float64), []
+    judged = training.judge
+
+    def watch(editor: Editor, samples: Any, **options: Any) -> Any:
+        seen.append([(drawn[0].edit.language, drawn[0].uuid) for drawn in samples])
+        return judged(editor, samples, **options)
+
+    monkeypatch.setattr(training, "judge", watch)
+    chosen = settings(steps=1, validation_edits=2)
+    train(editor_of(model), tmp_path / "some", chosen, dev_requests={"en": [1, 3], "de": []})
+    assert seen == [[("en", "dev 1"), ("en", "dev 3"), ("fr", "dev 0"), ("fr", "dev 1")]] * 2
+    with pytest.raises(UserError, match="nothing to edit in the dev split in en, de, fr"):
+        train(editor_of(model), tmp_path / "none", chosen, dev_requests={language: [] for language in LANGUAGES})
+
+
 @given(st.lists(st.integers(1, 60), max_size=200), st.integers(1, 500))
 def test_groups_hold_every_text_once_within_the_bound(lengths: list[int], bound: int) -> None:
     groups = length_groups(lengths, bound)
@@ -284,4 +301,4 @@ def test_groups_hold_every_text_once_within_the_bound(lengths: list[int], bound:
     for group in groups:
         longest = max(lengths[index] for index in group)
         assert len(group) == 1 or len(group) * longest <= bound
-        assert len(group) <= 32 or min(lengths[index] for index in group) >= 0.85 * longest
+        assert len(group) * longest < 192 + longest or min(lengths[index] for index in group) >= 0.9 * longest

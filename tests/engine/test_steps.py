@@ -137,4 +137,5 @@ def test_a_stage_waits_for_the_one_before_it_and_is_refused_if_that_fails(toy: T
 
     mended = toy.take_steps(rates=(3.0, 1.0), base="good")
     assert (mended.done, mended.failed) == (3, [])
-    assert [result.trial.label for result in mended.results] == ["rate=3.0", "rate=1.0", "base"], "in the order of the grid"
+    labels = [result.trial.label for result in mended.results]
+    assert labels == ["rate=3.0", "rate=1.0", "base"], "in the order of the grid"

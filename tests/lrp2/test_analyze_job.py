@@ -80,6 +80,10 @@ def test_other_options_read_the_same_hits_otherwise(folder: Path) -> None:
     other = answer(folder, {"criterion": "acc", "correction": "bh", "folds": "7", "null_draws": "0"})
     assert other.document["decisions"]["best pair by"].startswith("acc")
     assert other.document["null_control"] is None
+    said = "Derived again with criterion acc, correction bh, folds 7, null_draws 0; the sweep itself was run with crit"
+    assert other.document["notes"][-1].startswith(said)
+    assert not [note for note in plain.document["notes"] if note.startswith("Derived again")]
+    assert (plain.document["options"]["folds"], other.document["options"]["folds"]) == (5, 7)
     for language in ("de", "zh", "fi"):
         before, after = (summary.document["languages"][language] for summary in (plain, other))
         assert after["baseline"] == before["baseline"]

@@ -18,7 +18,9 @@ from methods.lrp2.analysis.paper import (
     reference_for,
 )
 from methods.lrp2.analysis.sections import groups_section, layers_table
+from methods.lrp2.report import report_sections
 from orchestrator.report.blocks import Table
+from orchestrator.report.languages import language_label
 from tests.report.synthetic import search_outcome
 
 LANGUAGES = tuple(MBERT.pairs)
@@ -101,3 +103,18 @@ def test_optimal_layers_stand_beside_the_papers() -> None:
     assert rows["Swahili (sw)"][-1] is None
     chinese = outcome.languages[0].oracle
     assert rows["Chinese (zh)"][1:4] == [chinese.lirp, chinese.lsrp, chinese.lsrp - chinese.lirp]
+
+
+def test_on_x_factr_the_papers_table_3_stands_beside_ours() -> None:
+    outcome = replace(search_outcome(("zh", "nl"), layers=12), reference=MBERT, facts_kind="xfactr")
+    table = report_sections(outcome)[0].blocks[1]
+    assert isinstance(table, Table)
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert list(rows) == [language_label(language) for language in ("en", "zh", "ko", "nl", "vi", "ceb", "ja")]
+    assert (rows["Chinese (zh)"]["Oracle trans, paper"], rows["Japanese (ja)"]["Oracle acc, paper"]) == (32.6, 12.8)
+    chinese = next(one for one in outcome.languages if one.language == "zh")
+    assert rows["Chinese (zh)"]["Acc"] == chinese.baseline_acc
+    assert rows["Korean (ko)"]["Acc"] is None
+    assert rows["English (en)"]["Acc"] == outcome.pivot_acc
+    titles = [block.title for block in report_sections(replace(outcome, facts_kind="mlama"))[0].blocks]
+    assert "Beside the paper on X-FACTR" not in titles

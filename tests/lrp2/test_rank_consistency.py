@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,6 @@ def test_a_sweep_that_keeps_scores_tells_rankc_and_one_that_does_not_says_how(ca
     assert "RankC" in section.text
     without = study(cache, max_facts=20, pairs=("1/3", "2/5"))
     assert {trial.key for trial in without.trials()}.isdisjoint(trial.key for trial in made.trials())
-    plain = [result for result in trials]
-    for result in plain:
-        object.__setattr__(result, "table", result.table.drop(["candidates", "scores"]))
+    plain = [replace(result, table=result.table.drop(["candidates", "scores"])) for result in trials]
     sections = summary_of(evaluate_search(record_of(without), plain)).sections
     assert next(section for section in sections if section.title == TITLE).text == NOT_KEPT

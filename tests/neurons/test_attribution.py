@@ -8,9 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods.backbone import Backbone
+from methods.backbone import Backbone, view_model
 from methods.backbone.projection import projected
-from methods.neurons.attribution import RULES, Attributions, Projection, attribute, integration_points
+from methods.neurons.attribution import (
+    RULES,
+    Attributions,
+    Projection,
+    attribute,
+    integration_points,
+    pack_prompts,
+)
 from methods.neurons.feed_forward import changed_neurons, neuron_count, neuron_sites
 from methods.neurons.prompts import Prompt
 from tests.backbone.tiny import INNER, tiny, tiny_model, tiny_tokenizer
@@ -143,8 +150,6 @@ class TestPlantedNeurons:
 
     @pytest.fixture
     def backbone(self) -> Backbone:
-        from methods.backbone import view_model
-
         model = tiny_model("bert", dtype=torch.float64)
         for block, neuron in zip(model.bert.encoder.layer, self.PLANTED, strict=True):
             weight = block.output.dense.weight.data
@@ -176,11 +181,7 @@ class TestSites:
     def test_leaving_gives_the_model_back_also_on_an_exception(self) -> None:
         backbone = tiny("bert")
         before = attributions(backbone, PROMPTS, integration_points("left", 2)).scores
-        from methods.neurons.attribution import pack_prompts
-
-        with (
-            pytest.raises(RuntimeError, match="on the way"),
-            changed_neurons(backbone, neuron_sites(backbone)[0], pack_prompts(backbone, PROMPTS).plan, lambda rows: rows),
-        ):
+        plan, site = pack_prompts(backbone, PROMPTS).plan, neuron_sites(backbone)[0]
+        with pytest.raises(RuntimeError, match="on the way"), changed_neurons(backbone, site, plan, torch.zeros_like):
             raise RuntimeError("on the way")
         assert torch.equal(attributions(backbone, PROMPTS, integration_points("left", 2)).scores, before)

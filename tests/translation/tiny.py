@@ -76,12 +76,12 @@ def _random(kind: Any, config: Any, seed: int, ends: bool) -> Any:
         model = kind(config)
         for name, weight in model.named_parameters():
             if weight.dim() > 1 and "positions" not in name:
-                torch.nn.init.normal_(weight, std=0.5)
-    # The token of the end is the likeliest one; it is held back until a translation has some letters.
-    last = model.model.decoder.layers[-1].final_layer_norm
-    norm = getattr(model.model.decoder, "layer_norm", last)
-    direction = model.model.shared.weight[2].detach()
-    norm.bias.data += (8.0 if ends else -8.0) * direction / direction.norm()
+                torch.nn.init.normal_(weight, std=1.0)
     settings = model.generation_config
-    settings.min_new_tokens, settings.max_length = 6, 50
+    settings.max_length = 50
+    if ends:
+        # The token of the end is soon the likeliest one, as it is for a trained model when all is said.
+        settings.exponential_decay_length_penalty = (4, 3.0)
+    else:
+        settings.suppress_tokens = [2]
     return model.eval()

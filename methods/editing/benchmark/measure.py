@@ -34,6 +34,9 @@ from orchestrator.errors import Problems, did_you_mean
 NEW, KNOWN, PLAIN = "batch, new texts", "batch, known texts", "one by one"
 BATCH, FEW = "batch", "batch of few"
 Draws = Sequence[Sequence[EditSample]]
+REPEATS = 3
+PATIENCE = 110.0
+"""Seconds within which a benchmark ends that is not told how often to repeat, if one run of every contender does."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Settings:
         plain_edits: edits of the plain loop in one run.
         retains: unrelated texts of an edit in evaluation; training has one.
         all_positions: evaluation compares predictions at every position too.
-        repeats: runs of every contender.
+        repeats: runs of every contender; None: three, or fewer where these would take longer than `PATIENCE`.
         threads: of torch; None leaves torch's choice.
         device: torch device string.
     """
@@ -64,7 +67,7 @@ class Settings:
     plain_edits: int = 6
     retains: int = 4
     all_positions: bool = True
-    repeats: int = 3
+    repeats: int | None = None
     threads: int | None = None
     device: str = "cpu"
 
@@ -125,6 +128,8 @@ def run_benchmark(settings: Settings, say: Callable[[str], None] = lambda text: 
     settings.check()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    start = time.perf_counter()
+    repeats, patience = settings.repeats or REPEATS, math.inf if settings.repeats else PATIENCE
     say(f"Making {settings.shape} and {settings.editor} ...")
     case = make_case(settings.shape, settings.task, settings.edits, settings.retains, device=settings.device)
     languages = sorted({drawn[0].edit.language for drawn in case.draws})
@@ -132,9 +137,9 @@ def run_benchmark(settings: Settings, say: Callable[[str], None] = lambda text: 
     values = {} if settings.edit_lr is None or "edit_lr" not in kind.model_fields else {"edit_lr": settings.edit_lr}
     editor = build_editor(kind.model_validate(values), case.model, languages)
     evaluation = _evaluation(settings, case, editor)
-    alternate("evaluation", evaluation, settings.repeats, settings.device, say)
+    alternate("evaluation", evaluation, repeats, settings.device, say, until=start + patience / 2)
     training = _training(settings, case, editor) if editor.trainable else []
-    alternate("training", training, settings.repeats, settings.device, say)
+    alternate("training", training, repeats, settings.device, say, until=start + patience)
     judged, again, plain = (contender.answer for contender in evaluation)
     differ = sum(map(_differ, judged, again)) + sum(map(_differ, judged[: len(plain)], plain))
     difference = _largest_difference(training[1].answer, training[2].answer) if training else None
@@ -219,10 +224,19 @@ def whole(model: EditableModel) -> Iterator[None]:
 
 
 def alternate(
-    what: str, contenders: Sequence[Contender], repeats: int, device: str, say: Callable[[str], None]
+    what: str,
+    contenders: Sequence[Contender],
+    repeats: int,
+    device: str,
+    say: Callable[[str], None],
+    *,
+    until: float = math.inf,
 ) -> None:
-    """All contenders in turn, `repeats` times."""
+    """All contenders in turn, `repeats` times; after the first time only if that may end before `until`, by
+    `time.perf_counter`."""
     for turn in range(repeats):
+        if turn and time.perf_counter() + sum(contender.seconds[-1] for contender in contenders) > until:
+            return
         for contender in contenders:
             say(f"{what}, run {turn + 1} of {repeats}: {contender.name} ...")
             contender.before()

@@ -36,21 +36,21 @@ class PatchingSettings:
         shape: of `SHAPES`, or the folder of a classifier, masked or causal language model.
         edits: requests of the stream on cached inputs.
         plain_edits: requests of the plain loop, the first of these; the loop with repeated texts gets one.
-        steps: optimizer steps of an edit at most; training may stop from step 100.
+        steps: optimizer steps of an edit, for all alike; the stopping rule is evaluated, but ends nothing.
         memory: states to train against; a quarter as many to stop by.
         texts: of a point of the accuracy curve.
-        repeats: runs of every contender.
+        repeats: runs of every contender; None: two, or one where two would take minutes.
         threads: of torch; None leaves torch's choice.
         device: torch device string.
     """
 
     shape: str = "mbert"
     edits: int = 8
-    plain_edits: int = 2
-    steps: int = 150
+    plain_edits: int = 1
+    steps: int = 125
     memory: int = 40_000
     texts: int = 256
-    repeats: int = 2
+    repeats: int | None = None
     threads: int | None = None
     device: str = "cpu"
 
@@ -69,10 +69,9 @@ class PatchingSettings:
             problems.add("--device cuda is not possible: torch sees no CUDA device here; use --device cpu")
         problems.raise_if_any()
 
-    @property
-    def stream(self) -> StreamConfig:
+    def stream(self, steps: int) -> StreamConfig:
         """Multilingual patch neurons: every edit trains on its text and on the same in one other language."""
-        patches = PatchConfig(max_steps=self.steps)
+        patches = PatchConfig(max_steps=steps, patience=steps)
         return StreamConfig(languages=LANGUAGES, trigger="all", evaluate_every=self.edits + 1, patches=patches)
 
 

@@ -47,6 +47,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         for name, figures in contenders.items()
     ]
     scores = ", ".join(f"{name} {100 * value:.0f}" for name, value in result["scores"].items() if value == value)
+    measured = [*result["evaluation"].values(), *result["training"].values()]
+    runs = " or ".join(map(str, sorted({len(figures["wall_seconds"]) for figures in measured})))
     return [
         Table(
             title=f"{settings['shape']}, {settings['task']}, {settings['editor']}: {settings['edits']} edits, each "
@@ -54,7 +56,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
             columns=("what", "how", "edits/s", "ms per edit", "median ms", "times one by one", "peak MB"),
             rows=rows,
             note=f"float32, {environment['threads']} threads on {environment['device']} (load "
-            f"{environment['load']:.1f}). Shortest of {settings['repeats']} runs in turn. Scores: {scores}.",
+            f"{environment['load']:.1f}). Shortest of {runs} runs in turn. Scores: {scores}.",
             digits=1,
             spare=("median ms",),
         )
@@ -65,17 +67,20 @@ def patching_sentence(result: Mapping[str, Any]) -> str:
     """The outcome of patching in one sentence."""
     pace = {name: figures["edits_per_minute"] for name, figures in result["editing"].items()}
     parts = [
-        f"{pace[patching.CACHED]:.1f} edits per minute on cached inputs, {result['editing_ratio']:.1f} times as many "
+        f"Cached inputs: {pace[patching.CACHED]:.1f} edits per minute, {result['editing_ratio']:.1f} times as many "
         f"as in the plain loop, and {result['editing_ratio_repeated']:.1f} times as many as in the loop that repeats "
         "an edit in its batch, as the released code does"
     ]
     if result["equal"]:
         parts.append(
-            "steps and answers are the same, and patches differ by at most "
+            "all answers are the same, and in float64 patches differ by at most "
             f"{result['patch_difference']:.0e} of the largest entry, logits by {result['answer_difference']:.0e}"
         )
     else:
-        parts.append(f"but {result['edits_differ']} edits and {result['answers_differ']} answers differ")
+        parts.append(
+            f"but {result['answers_differ']} answers differ, and in float64 patches by "
+            f"{result['patch_difference']:.0e} of the largest entry"
+        )
     if grown := result["growth"]:
         parts.append(
             f"in the last {grown['edits']} edits the process grew by {grown['process_mb']:.1f} MB: patches are "
@@ -87,7 +92,7 @@ def patching_sentence(result: Mapping[str, Any]) -> str:
 def patching_tables(result: Mapping[str, Any]) -> list[Table]:
     """The contenders of patching: edits, and a point of the accuracy curve."""
     settings, environment = result["settings"], result["environment"]
-    slowest = result["editing"][patching.PLAIN]["seconds_per_edit"]
+    plain = result["editing"][patching.PLAIN]
     editing = [
         (
             name,
@@ -96,7 +101,7 @@ def patching_tables(result: Mapping[str, Any]) -> list[Table]:
             figures["edits_per_minute"],
             figures["seconds_per_edit"],
             figures["seconds_per_edit_median"],
-            slowest / figures["seconds_per_edit"],
+            plain["seconds_per_edit"] / figures["seconds_per_edit"],
             figures["peak_mb"],
         )
         for name, figures in result["editing"].items()
@@ -118,7 +123,7 @@ def patching_tables(result: Mapping[str, Any]) -> list[Table]:
             columns=("how", "edits", "steps each", "edits/min", "s per edit", "median s", "times plain", "peak MB"),
             rows=editing,
             note=f"float32, {environment['threads']} threads on {environment['device']} (load "
-            f"{environment['load']:.1f}). Shortest of {settings['repeats']} runs in turn.",
+            f"{environment['load']:.1f}). Shortest of {len(plain['wall_seconds'])} runs in turn.",
             digits=1,
             spare=("median s", "peak MB"),
         ),

@@ -142,9 +142,7 @@ def gain(after: VariantOutcome, before: VariantOutcome, figure: str) -> Spread |
     """By how many points a figure differs, seed by seed; against a variant with one seed, that one."""
     later, earlier = (_by_seed(one, figure) for one in (after, before))
     only = next(iter(earlier.values())) if len(earlier) == 1 else None
-    differences = [
-        value - found for seed, value in later.items() if (found := earlier.get(seed, only)) is not None
-    ]
+    differences = [value - found for seed, value in later.items() if (found := earlier.get(seed, only)) is not None]
     return spread(differences) if differences else None
 
 

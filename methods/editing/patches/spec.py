@@ -46,7 +46,7 @@ class PatcherSpec(SweepSpec):
     variants: tuple[VariantName, ...] = Field(
         ("none", "fine-tuning", "transformer-patcher", "mpn-only", "mpn-all"),
         description="what corrects a mistake: nothing, the last feed-forward network, a patch of the edit language, "
-        "or a multilingual patch; mpn-only edits if the edit text or the drawn one is wrong, mpn-all if any language is",
+        "or a multilingual one; mpn-only edits if the edit text or the drawn one is wrong, mpn-all if any language is",
     )
     language_lists: tuple[str, ...] = Field(
         (ALL,), description="languages that mpn draws a parallel text from: lists such as de+fr, or 'all' others"
@@ -92,7 +92,9 @@ class PatcherSpec(SweepSpec):
     remember: bool = _as_in(PatchConfig, "remember")
 
     tuning_lr: float = Field(1e-5, gt=0, description="fine-tuning: learning rate of Adam, begun anew for every edit")
-    tuning_steps: int = Field(2000, ge=1, description="fine-tuning: steps at most; it ends as soon as the edit is right")
+    tuning_steps: int = Field(
+        2000, ge=1, description="fine-tuning: steps at most; it ends as soon as the edit is right"
+    )
     dtype: Literal["float32", "float64"] = Field("float32", description="of weights and states")
 
 
@@ -180,14 +182,13 @@ def check_languages(spec: PatcherSpec, languages: Sequence[str]) -> None:
             f"--edit-language: {spec.task} has no {spec.edit_language!r} among the chosen languages."
             + did_you_mean(spec.edit_language, languages)
         )
-    named = {"--memory-languages": spec.memory_languages or ()}
-    named |= {"--language-lists": [each for variant in variants_of(spec) for each in variant.drawn.split("+") if each]}
+    drawn = [each for variant in variants_of(spec) for each in variant.drawn.split("+") if each]
+    named: dict[str, Sequence[str]] = {"--memory-languages": spec.memory_languages or (), "--language-lists": drawn}
     for option, codes in named.items():
         for code in dict.fromkeys(codes):
             if code not in languages and (option, code) != ("--language-lists", ALL):
                 problems.add(
-                    f"{option}: {spec.task} has no {code!r} among the chosen languages."
-                    + did_you_mean(code, languages)
+                    f"{option}: {spec.task} has no {code!r} among the chosen languages." + did_you_mean(code, languages)
                 )
     if spec.folders_run is not None and spec.folders_run > spec.folders:
         problems.add(f"--folders-run {spec.folders_run} is more than the {spec.folders} of --folders: give fewer.")

@@ -32,46 +32,56 @@ _DECIDED_BY = {
 }
 
 
-def read_config(path: Path | None, *, dtype: str, on_gpu: bool) -> dict[str, Any]:
-    """The configuration of a sharded training, as DeepSpeed takes it.
-
-    Args:
-        path: a JSON file; None takes ``cluster/deepspeed/zero3.json`` on GPUs and ``zero3_cpu.json`` on CPU cores.
-        dtype: what the sweep computes in; an ``"auto"`` of the file follows it.
-        on_gpu: whether the processes have GPUs.
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration as it stands in its file.
 
     Raises:
-        UserError: with everything that is wrong, above all what would train each process alone.
+        UserError: the file cannot be read, or holds no JSON object.
     """
-    path = path or FOLDER / ("zero3.json" if on_gpu else "zero3_cpu.json")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(
             f"--deepspeed {path} cannot be read as JSON ({error}), so nothing says how to shard the training. "
-            f"{FOLDER}/zero3.json is one to begin with."
+            f"{FOLDER / 'zero3.json'} is one to begin with."
         ) from error
-    problems = Problems()
     if not isinstance(config, dict):
-        raise UserError(f"--deepspeed {path} must hold one JSON object, such as {FOLDER}/zero3.json does.")
+        raise UserError(f"--deepspeed {path} must hold one JSON object, as {FOLDER / 'zero3.json'} does.")
+    return config
+
+
+def complete(config: Mapping[str, Any] | None, *, dtype: str, on_gpu: bool) -> dict[str, Any]:
+    """A checked configuration as DeepSpeed takes it.
+
+    Args:
+        config: from `read_config`; None takes ``cluster/deepspeed/zero3.json`` on GPUs and ``zero3_cpu.json`` without.
+        dtype: what the sweep computes in; an ``"auto"`` of the configuration follows it.
+        on_gpu: whether the processes have GPUs.
+
+    Raises:
+        UserError: with everything that is wrong, above all what would leave every process with the whole model.
+    """
+    if config is None:
+        config = read_config(FOLDER / ("zero3.json" if on_gpu else "zero3_cpu.json"))
+    problems = Problems()
     zero = config.get("zero_optimization")
-    stage = zero.get("stage") if isinstance(zero, dict) else None
-    if stage != 3:
-        said = "no stage" if stage is None else f"stage {stage}"
+    zero = zero if isinstance(zero, dict) else {}
+    if zero.get("stage") != 3:
+        said = f"stage {zero['stage']}" if "stage" in zero else "no stage"
         problems.add(
-            f"--deepspeed {path} asks for {said} under zero_optimization; only stage 3 shards the weights, below it "
-            'every process would hold the whole model. Write "zero_optimization": {"stage": 3}.'
+            f"The DeepSpeed configuration asks for {said} under zero_optimization. Only stage 3 shards the weights; "
+            'below it every process would hold the whole model. Write "zero_optimization": {"stage": 3}.'
         )
     problems.found += [
-        f"--deepspeed {path}: {key!r} is decided by {decided}; leave it out of the file."
+        f"The DeepSpeed configuration sets {key!r}, which is decided by {decided}. Leave it out of the file."
         for key, decided in _DECIDED_BY.items()
         if config.get(key, "auto") != "auto"
     ]
-    problems.found += _precision_problems(config, path, dtype)
-    if not on_gpu and isinstance(zero, dict) and any(name in zero for name in ("offload_param", "offload_optimizer")):
+    problems.found += _precision_problems(config, dtype)
+    if not on_gpu and any(name in zero for name in ("offload_param", "offload_optimizer")):
         problems.add(
-            f"--deepspeed {path} offloads to the CPU, and this training has no GPU to offload from. Leave the offload "
-            "sections out, or give the trial GPUs with --gpus-per-trial 1."
+            "The DeepSpeed configuration offloads to the CPU, and this training has no GPU to offload from. Leave the "
+            "offload sections out, or give the processes GPUs with --gpus-per-trial 1."
         )
     problems.raise_if_any()
     kept = {key: value for key, value in config.items() if key not in (*_DECIDED_BY, "bf16", "fp16")}
@@ -80,19 +90,19 @@ def read_config(path: Path | None, *, dtype: str, on_gpu: bool) -> dict[str, Any
     return kept | {"bf16": {"enabled": dtype == "bfloat16"}}
 
 
-def _precision_problems(config: Mapping[str, Any], path: Path, dtype: str) -> list[str]:
+def _precision_problems(config: Mapping[str, Any], dtype: str) -> list[str]:
     wanted = dtype == "bfloat16"
     found = []
     bf16 = _enabled(config, "bf16")
     if bf16 not in ("auto", wanted):
         found.append(
-            f"--deepspeed {path} computes in {'bfloat16' if bf16 is True else 'float32'} and --dtype says {dtype}. "
-            'Let them agree, or write "bf16": {"enabled": "auto"}, which follows --dtype.'
+            f"The DeepSpeed configuration computes in {'bfloat16' if bf16 is True else 'float32'} and --dtype says "
+            f'{dtype}. Let them agree, or write "bf16": {{"enabled": "auto"}}, which follows --dtype.'
         )
     if _enabled(config, "fp16") not in ("auto", False):
         found.append(
-            f"--deepspeed {path} computes in float16, whose loss scaling leaves out steps and so changes the answer. "
-            "Use bfloat16 (--dtype bfloat16) or float32."
+            "The DeepSpeed configuration computes in float16, whose loss scaling leaves out steps and so changes the "
+            "answer. Use bfloat16 (--dtype bfloat16) or float32."
         )
     return found
 
@@ -102,32 +112,63 @@ def _enabled(config: Mapping[str, Any], name: str) -> Any:
     return section.get("enabled", "auto") if isinstance(section, dict) else section
 
 
-def check_sharding(spec: EditorSpec, kind: str) -> dict[str, Any]:
-    """The configuration for a sweep's sharded trainings.
+def ways_to_train(spec: EditorSpec, kind: str) -> tuple[frozenset[str], dict[str, Any] | None]:
+    """How a sweep's trainings can lie on a machine, and what the file of ``--deepspeed`` says, if there is one.
+
+    Who asks for several workers or gives a configuration asks for zero3; without that the planner may choose it, if
+    these trainings can be sharded.
+
+    Raises:
+        UserError: what is asked for contradicts itself, or cannot be sharded.
+    """
+    asked = spec.workers_per_trial > 1 or spec.deepspeed is not None
+    if spec.placement == "single" and asked:
+        raise UserError(
+            "--workers-per-trial and --deepspeed say how --placement zero3 trains; with --placement single they would "
+            "change nothing. Leave them out, or use --placement zero3."
+        )
+    wanted = asked or spec.placement == "zero3"
+    if spec.dtype == "bfloat16" and not wanted:
+        raise UserError(
+            "--dtype bfloat16 would lose most steps of a training in one process, which are smaller than what bfloat16 "
+            "can add to a weight. Use float32, or --placement zero3, which keeps float32 copies."
+        )
+    try:
+        config = check_sharding(spec, kind)
+    except UserError:
+        if wanted:
+            raise
+        return frozenset({"single"}), None
+    return frozenset({"zero3"} if wanted else {"single", "zero3"}), config
+
+
+def check_sharding(spec: EditorSpec, kind: str) -> dict[str, Any] | None:
+    """Whether a sweep's trainings can be sharded.
 
     Args:
         spec: of the sweep.
         kind: of its model: masked, causal or classifier.
 
+    Returns:
+        What the file of ``--deepspeed`` says; None where there is none.
+
     Raises:
         UserError: with everything that cannot be, or would silently be something else.
     """
     problems = Problems()
-    config = problems.collect(
-        lambda: read_config(spec.deepspeed, dtype=spec.dtype, on_gpu=spec.gpus_per_trial > 0)
-    )
-    workers = spec.workers_per_trial
-    if workers < 2:
+    config = None
+    if spec.deepspeed is not None:
+        path = spec.deepspeed
+        config = problems.collect(lambda: read_config(path))
+        if config is not None:
+            problems.collect(lambda: complete(config, dtype=spec.dtype, on_gpu=spec.gpus_per_trial != 0))
+    if (spec.placement == "zero3" or spec.deepspeed is not None) and spec.workers_per_trial < 2:
         problems.add(
             "--placement zero3 with one worker shards nothing: it would train alone, and slower. Give "
             "--workers-per-trial 2 or more, or --placement single."
         )
-    elif spec.edits_per_step % workers:
-        problems.add(
-            f"--edits-per-step {spec.edits_per_step} cannot be dealt out evenly to {workers} workers, and uneven shares "
-            f"would weigh edits unevenly. Take a multiple of {workers}, or another --workers-per-trial."
-        )
-    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes"):
+    problems.collect(lambda: check_shares(spec.edits_per_step, spec.workers_per_trial))
+    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes", "y", "on", "t"):
         problems.add(
             "ACCELERATE_USE_CPU is set: Accelerate would then leave DeepSpeed out and every worker would hold the "
             "whole model. Unset it; a trial without GPUs computes on CPU cores anyway."
@@ -144,8 +185,11 @@ def check_sharding(spec: EditorSpec, kind: str) -> dict[str, Any]:
         if editor not in EDITORS
     ]
     if "lime" in spec.masks:
-        problems.add("--masks lime is not trained with --placement zero3: its gates are clamped in one process.")
-    if "running" in (spec.norm or ()):
+        problems.add(
+            "--masks lime cannot be sharded: their gates are kept in range outside of the optimizer, which sees only "
+            "its share. Use --placement single for masks."
+        )
+    if any(text.rpartition("=")[2] == "running" for text in spec.norm or ()):
         problems.add("--norm running needs all tokens of a step in one process; with --placement zero3 use --norm ln.")
     if spec.accumulation == "as released":
         problems.add(
@@ -155,5 +199,13 @@ def check_sharding(spec: EditorSpec, kind: str) -> dict[str, Any]:
     if spec.dtype == "float64":
         problems.add("DeepSpeed does not train in float64; with --placement zero3 use --dtype float32 or bfloat16.")
     problems.raise_if_any()
-    assert config is not None
     return config
+
+
+def check_shares(edits_per_step: int, workers: int) -> None:
+    """Checks that the edits of a step can be dealt out evenly. Raises UserError where they cannot."""
+    if edits_per_step % workers:
+        raise UserError(
+            f"--edits-per-step {edits_per_step} cannot be dealt out evenly to {workers} workers, and uneven shares "
+            f"would weigh edits unevenly. Take a multiple of {workers}, or another --workers-per-trial."
+        )

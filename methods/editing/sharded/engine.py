@@ -8,37 +8,46 @@ the caller has set, the plugin, and the backend named outright. `open_accelerato
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+from deepspeed.accelerator import get_accelerator
+from filelock import FileLock
 from torch import Tensor, nn
 
 from methods.editing.editors import Editor
 from methods.editing.examples import EditSample
-from methods.editing.gradients import LossWeights, texts_of, text_losses
+from methods.editing.gradients import LossWeights, text_losses, texts_of
+from methods.editing.sharded.config import check_shares
 from orchestrator.errors import UserError
 
 WAIT = timedelta(minutes=30)
 """How long a process waits for the others before it gives up: longer than one of them writes a checkpoint."""
 
 
-def open_accelerator(config: Mapping[str, Any], *, edits_per_step: int, clip: float) -> Accelerator:
+def open_accelerator(config: Mapping[str, Any], *, edits_per_step: int, clip: float, cache: Path) -> Accelerator:
     """Joins the process group and prepares Accelerate, and through it transformers, for stage 3.
 
     Args:
-        config: from `read_config`.
+        config: from `complete`.
         edits_per_step: of all processes together.
         clip: largest norm of the gradient over all parameters.
+        cache: folder for what DeepSpeed compiles at its first use, about half a minute; kept for each host.
 
     Raises:
         UserError: this process would train alone, or hold the whole model.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    share = edits_per_step // max(size, 1)
+    check_shares(edits_per_step, size)
+    share = edits_per_step // size
+    _compile(cache / "torch-extensions" / socket.gethostname())
     full = {
         **config,
         "gradient_clipping": clip,
@@ -65,14 +74,29 @@ def open_accelerator(config: Mapping[str, Any], *, edits_per_step: int, clip: fl
     return accelerator
 
 
+def _compile(folder: Path) -> None:
+    """Compiles what DeepSpeed needs to talk between processes on a CPU, one process at a time.
+
+    torch marks a folder in which it compiles by a file, and waits for that file to go; one that is still there when
+    nobody compiles is of a process that was killed.
+    """
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is None or not hasattr(builder, "load"):
+        return
+    with FileLock(folder / ".lock"):
+        for mark in folder.glob("*/lock"):
+            mark.unlink(missing_ok=True)
+        builder.load(verbose=False)
+
+
 def confirm(engine: Any, size: int) -> None:
     """Checks that an engine is DeepSpeed's, at stage 3, over `size` processes, and that every parameter is sharded.
 
     Raises:
         UserError: it is not, and would train alone or hold the whole model.
     """
-    import deepspeed
-
     if not isinstance(engine, deepspeed.DeepSpeedEngine):
         raise _alone(f"the engine is a {type(engine).__name__}, not DeepSpeed's")
     if engine.zero_optimization_stage() != 3:

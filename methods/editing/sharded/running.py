@@ -14,6 +14,7 @@ from methods.editing.editors import build_editor
 from methods.editing.evaluation import evaluate
 from methods.editing.results import Record, result_table
 from methods.editing.running import TRAINING_SHARE, edit_languages, editor_config, test_samples, training_settings
+from methods.editing.sharded.config import complete
 from methods.editing.sharded.engine import open_accelerator
 from methods.editing.sharded.model import ShardedModel, load_sharded
 from methods.editing.sharded.training import ShardedTraining
@@ -23,14 +24,25 @@ from methods.editing.training import TrainingSettings
 from orchestrator.study import TrialContext
 
 
-def open_sharded(spec: EditorSpec, config: Mapping[str, Any]) -> tuple[Accelerator, ShardedModel]:
+def open_sharded(
+    spec: EditorSpec, config: Mapping[str, Any] | None, context: TrialContext
+) -> tuple[Accelerator, ShardedModel]:
     """Joins the other processes of the trial and loads this one's share of the model.
+
+    Args:
+        spec: of the sweep.
+        config: from `read_config`, if the user gave one.
+        context: of the trial.
 
     Raises:
         UserError: it would train alone, or the model cannot be sharded.
     """
-    clip = TrainingSettings(()).clip
-    accelerator = open_accelerator(config, edits_per_step=spec.edits_per_step, clip=clip)
+    accelerator = open_accelerator(
+        complete(config, dtype=spec.dtype, on_gpu=context.device != "cpu"),
+        edits_per_step=spec.edits_per_step,
+        clip=TrainingSettings(()).clip,
+        cache=context.cache,
+    )
     return accelerator, load_sharded(spec.model, dtype=getattr(torch, spec.dtype), device=accelerator.device)
 
 

@@ -1,4 +1,4 @@
-"""A training whose weights, gradients and moments are sharded: the same steps, losses and checkpoints as in one process.
+"""A training whose weights, gradients and moments are sharded: steps, losses and checkpoints as in one process.
 
 Every process draws all edits of a step and takes every n-th of them; the engine averages the gradients. Validations are
 computed by all processes alike, because a sharded module runs in all of them or in none. Process 0 writes: the editor's
@@ -102,9 +102,9 @@ class ShardedTraining(Training):
     def read(self, path: Path, *, resumable: bool) -> dict[str, Any] | None:
         """See `Training.read`: process 0 reads, every process keeps its share."""
         found = read_tensors(path, self.identity) if self.accelerator.is_main_process else None
-        shared = [None if found is None else found[0], bool(found and found[2])]
+        shared: list[Any] = [None if found is None else found[0], bool(found and found[2])]
         broadcast_object_list(shared)
-        record, has_states = shared
+        record: dict[str, Any] | None = shared[0]
         if record is None:
             return None
         _, weights, states = found or ({}, {}, {})
@@ -113,7 +113,7 @@ class ShardedTraining(Training):
             safe_set_local_fp32_param(parameter, self._share(whole, parameter))
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                 parameter.data.copy_(whole)
-        if resumable and has_states:
+        if resumable and shared[1]:
             self._make_states(states)
             for place, parameter in enumerate(self.parameters):
                 for moment in _MOMENTS:

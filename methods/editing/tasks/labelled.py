@@ -1,8 +1,8 @@
 """Correcting a classifier: natural language inference and fact verification, in several languages.
 
-Xu et al. 2023, section 4: in training the wanted class is drawn uniformly, whatever the model says now; in the test an
-edit teaches the right class to a text that the raw classifier gets wrong (`methods.editing.classifier`), and unrelated
-texts come from the whole split.
+Xu et al. 2023, section 4: in training the wanted class is drawn uniformly, whatever the model says now; in validation
+and test an edit teaches the right class to a text that the raw classifier gets wrong (`methods.editing.classifier`),
+and unrelated texts come from the whole split.
 """
 
 from __future__ import annotations

@@ -31,6 +31,12 @@ def load(folder: Path, options: Mapping[str, str]) -> tuple[StoredSweep, SearchR
     """
     kept = read_summary(folder).get("record")
     stored = open_sweep(folder, STUDY, tuple(kept["trials"]) if kept else None)
+    spec = _spec(stored, options)
+    return stored, SearchRecord.from_json(spec, kept) if kept else guessed_record(spec, stored.results)
+
+
+def _spec(stored: StoredSweep, options: Mapping[str, str]) -> LRP2Spec:
+    """What the sweep was asked for, with some options read otherwise."""
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
     request = parse_command_line(
         LRP2Spec,
@@ -39,9 +45,18 @@ def load(folder: Path, options: Mapping[str, str]) -> tuple[StoredSweep, SearchR
         examples=(),
         prog="python jobs/analyze.py",
     )
-    spec = request.spec
-    assert isinstance(spec, LRP2Spec)
-    return stored, SearchRecord.from_json(spec, kept) if kept else guessed_record(spec, stored.results)
+    assert isinstance(request.spec, LRP2Spec)
+    return request.spec
+
+
+def _otherwise(stored: StoredSweep, spec: LRP2Spec, options: Mapping[str, str]) -> list[str]:
+    """A remark where the answer is derived with other options than the sweep was run with, which stay in spec.yaml."""
+    own = _spec(stored, {})
+    changed = [name for name in options if getattr(own, name) != getattr(spec, name)]
+    if not changed:
+        return []
+    said, was = (", ".join(f"{name} {getattr(each, name)}" for name in changed) for each in (spec, own))
+    return [f"Derived again with {said}; the sweep itself was run with {was}, and running it again tells it so"]
 
 
 def evaluate(
@@ -59,7 +74,8 @@ def evaluate(
             )
     problems.raise_if_any()
     groups = [Group(name, "own", languages) for name, languages in own]
-    return stored, evaluate_search(record, stored.results, groups, stored.notes)
+    remarks = [*stored.notes, *_otherwise(stored, record.spec, options)]
+    return stored, evaluate_search(record, stored.results, groups, remarks)
 
 
 def redo(

@@ -20,6 +20,7 @@ from methods.lrp2.outcome import Consistency, LanguageOutcome, SearchOutcome
 from methods.lrp2.report import headline, report_sections
 from methods.lrp2.results import language_hits, trial_record
 from methods.lrp2.selection import SelectionOptions, credit
+from orchestrator.placement import in_bytes
 from orchestrator.study import Summary, TrackedRun, TrialResult
 
 
@@ -53,7 +54,7 @@ def evaluate_search(
     options = selection_options(record.spec)
     notes = [*record.warnings, *remarks]
     by_language = _complete(results, notes)
-    notes += _race_notes(by_language) + _precision_notes(record, results)
+    notes += _race_notes(by_language) + _precision_notes(record, results) + _reading_notes(results)
     pivot_trials = by_language.pop(record.spec.pivot, [])
     pivot_hits, pivot_credit = _pivot(pivot_trials, options, notes, record.spec.pivot)
     outcomes: list[LanguageOutcome] = []
@@ -80,7 +81,7 @@ def evaluate_search(
         notes=tuple(notes),
         groups=(*paper_groups([one.language for one in outcomes]), *own),
         reference=reference_for(record.shape),
-        same_facts=record.same_facts,
+        facts_kind=record.facts_kind,
         null=null_control(exchanged, options.correction, alpha) if exchanged else None,
         correction=CORRECTIONS[options.correction],
         consistency=rank_consistency(tables, record.spec.pivot, outcomes, answers, options),
@@ -131,6 +132,16 @@ def _race_notes(by_language: Mapping[str, Sequence[TrialResult]]) -> list[str]:
     return notes
 
 
+def _reading_notes(results: Sequence[TrialResult]) -> list[str]:
+    """What was read of a model whose layers were streamed."""
+    stats = [trial_record(result.table)["stats"] for result in results]
+    read = sum(found.get("weight_bytes", 0) for found in stats)
+    if not read:
+        return []
+    tiles = sum(found["tiles"] for found in stats)
+    return [f"The model's layers were streamed: {in_bytes(read)} of weights were read in {tiles} tiles"]
+
+
 def _precision_notes(record: SearchRecord, results: Sequence[TrialResult]) -> list[str]:
     """How many hits inexact arithmetic changed on the samples that were also searched in float32."""
     counts = [found["changed"] for result in results if (found := trial_record(result.table))["changed"]]
@@ -170,6 +181,7 @@ def _document(evaluated: Evaluated) -> dict[str, Any]:
         "pivot": {"language": outcome.pivot, "facts": evaluated.pivot_facts, "acc": outcome.pivot_acc},
         "layers": outcome.num_layers,
         "decisions": dict(outcome.decisions),
+        "options": vars(selection_options(evaluated.record.spec)),
         "skipped": dict(outcome.skipped),
         "notes": list(outcome.notes),
         "null_control": None if outcome.null is None else vars(outcome.null),

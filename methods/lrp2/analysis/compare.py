@@ -152,6 +152,7 @@ def summarize_comparison(a: Evaluated, b: Evaluated, names: tuple[str, str]) -> 
     return Summary(
         document={
             "compared": {"a": names[0], "b": names[1]},
+            "options": vars(selection_options(a.record.spec)),
             "settings": {name: {"a": first, "b": second} for name, first, second in settings},
             "left_out": left_out,
             "languages": {

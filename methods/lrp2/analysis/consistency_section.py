@@ -57,7 +57,7 @@ def _verdict(found: Consistency, pivot: str) -> str:
 
 def _map(found: Consistency) -> HeatMaps:
     panels = [
-        HeatPanel(label, "", _cells(found.languages, matrix))
+        HeatPanel(label, "", _cells(found.languages, matrix, found.baseline))
         for label, matrix in (("Without LRP2", found.baseline), ("At each language's best pair", found.oracle))
     ]
     return HeatMaps(
@@ -74,13 +74,16 @@ def _map(found: Consistency) -> HeatMaps:
     )
 
 
-def _cells(languages: Sequence[str], matrix: NDArray[np.float64]) -> list[HeatCell]:
+def _cells(languages: Sequence[str], matrix: NDArray[np.float64], before: NDArray[np.float64]) -> list[HeatCell]:
+    """The cells of one map; hovering also tells what changed against `before`, where that is another one."""
     cells = []
     for row, one in enumerate(languages):
         for column, other in enumerate(languages):
             value = float(matrix[row, column])
             if row != column and value == value:
                 hover = f"{language_name(one)} and {language_name(other)}: {value:.1f}"
+                if matrix is not before:
+                    hover += f" ({number_text(value - float(before[row, column]), signed=True)})"
                 cells.append(HeatCell(row, column, value, hover))
     return cells
 

@@ -48,9 +48,9 @@ class SearchRecord:
     warnings: tuple[str, ...]
 
     @property
-    def same_facts(self) -> bool:
-        """Whether the facts are those of the paper's Table 1."""
-        return self.spec.facts.split(":", 1)[0] == "mlama"
+    def facts_kind(self) -> str:
+        """Of which source the facts are, such as "mlama"."""
+        return self.spec.facts.split(":", 1)[0]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the specification, which stands in spec.yaml."""

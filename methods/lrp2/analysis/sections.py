@@ -55,9 +55,31 @@ def groups_section(outcome: SearchOutcome, others: Sequence[LanguageOutcome]) ->
         _group_table(outcome, others, "Accuracy by group", ACC, (outcome.pivot_acc, english), printed[0], GROUPS_ARE),
         _group_table(outcome, others, "Transferability by group", TRANS, (None, None), printed[1], ""),
     ]
-    if paper is not None and not outcome.same_facts:
+    if paper is not None and outcome.facts_kind != "mlama":
         tables[1] = replace(tables[1], note="The paper's numbers are on mLAMA, ours are not.")
     return Section("For which languages?", "", [*tables, _families(others), _trans_plot(others)])
+
+
+def xfactr_table(outcome: SearchOutcome, others: Sequence[LanguageOutcome]) -> Table | None:
+    """The paper's Table 3 beside ours; None where model or facts are not those of that table."""
+    if outcome.reference is None or not outcome.reference.xfactr or outcome.facts_kind != "xfactr":
+        return None
+    found = {one.language: one for one in others}
+    rows: list[list[object]] = []
+    for language, printed in outcome.reference.xfactr.items():
+        one = found.get(language)
+        ours = [None] * 4 if one is None else [one.baseline_acc, one.oracle.acc, one.baseline_trans, one.oracle.trans]
+        if language == outcome.pivot:
+            ours = [outcome.pivot_acc, outcome.pivot_acc, None, None]
+        paper = [printed.acc, printed.oracle_acc, printed.trans, printed.oracle_trans]
+        rows.append([language_label(language), *(value for both in zip(ours, paper, strict=True) for value in both)])
+    scores = ("Acc", "Oracle acc", "Trans", "Oracle trans")
+    columns = ["Language", *(text for score in scores for text in (score, f"{score}, paper"))]
+    note = (
+        f"The paper's Table 3, {outcome.reference.name}: pairs chosen on the facts they are reported on. The paper "
+        "does not say from which candidates an answer is chosen there, so small differences mean nothing."
+    )
+    return Table("Beside the paper on X-FACTR", columns, rows, note=note)
 
 
 def evidence_table(outcome: SearchOutcome, others: Sequence[LanguageOutcome]) -> Table | None:

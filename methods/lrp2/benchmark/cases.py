@@ -19,16 +19,15 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    BertConfig,
-    BloomConfig,
     LlamaConfig,
     PretrainedConfig,
     XLMRobertaConfig,
 )
 from transformers.initialization import no_init_weights
 
-from methods.backbone import Backbone, load_backbone, pack_sequences, view_model
+from methods.backbone import Backbone, ModelDescription, load_backbone, pack_sequences, view_model
 from methods.backbone.addresses import builtin_models
+from methods.backbone.footprint import PUBLISHED
 from methods.backbone.structure import find_blocks
 from methods.lrp2.probes import ProbeOptions, Query, QueryBuilder
 from methods.lrp2.projection import LastLayer
@@ -128,7 +127,7 @@ class Shape:
 
 
 SHAPES: Mapping[str, Shape] = {
-    "mbert": Shape(True, lambda: BertConfig(vocab_size=119_547)),
+    "mbert": Shape(True, PUBLISHED["mbert"]),
     "xlm-r": Shape(
         True,
         lambda: XLMRobertaConfig(
@@ -141,9 +140,7 @@ SHAPES: Mapping[str, Shape] = {
             layer_norm_eps=1e-5,
         ),
     ),
-    "bloom-560m": Shape(
-        False, lambda: BloomConfig(vocab_size=250_880, hidden_size=1024, n_layer=24, n_head=16, pad_token_id=3)
-    ),
+    "bloom-560m": Shape(False, PUBLISHED["bloom-560m"]),
     "llama-160m": Shape(
         False,
         lambda: LlamaConfig(
@@ -270,11 +267,7 @@ def drawn_queries(
     Of every third query the gold object is the model's own first choice: a trained model gets about as many right, and
     a right answer is what costs normalisers.
     """
-    rows = [row for row in ROWS if languages is None or row.language in languages]
-    draw = random.Random(seed)
-    make = _masked_query if backbone.kind == "masked" else _causal_query
-    tokens = range(min(LEFT_OUT_TOKENS, backbone.vocab_size // 2), backbone.vocab_size)
-    queries = tuple(make(index, rows[index % len(rows)], draw, tokens, backbone) for index in range(count))
+    queries = shaped_queries(backbone.description, count, languages, seed)
     search = LayerSearch(backbone, keep="scores")
     known = queries[::KNOWN_SHARE]
     scores = search.run(known, None, ()).scores or []
@@ -282,9 +275,20 @@ def drawn_queries(
     return tuple(replace(query, gold=choice.get(query.index, query.gold)) for query in queries)
 
 
-def _masked_query(index: int, row: Row, draw: random.Random, tokens: range, backbone: Backbone) -> Query:
+def shaped_queries(
+    sizes: ModelDescription, count: int, languages: Sequence[str] | None = None, seed: int = 0
+) -> tuple[Query, ...]:
+    """Queries with the lengths of `ROWS` and random tokens, for a model of which only the sizes are known."""
+    rows = [row for row in ROWS if languages is None or row.language in languages]
+    draw = random.Random(seed)
+    make = _masked_query if sizes.kind == "masked" else _causal_query
+    tokens = range(min(LEFT_OUT_TOKENS, sizes.vocab_size // 2), sizes.vocab_size)
+    return tuple(make(index, rows[index % len(rows)], draw, tokens, sizes) for index in range(count))
+
+
+def _masked_query(index: int, row: Row, draw: random.Random, tokens: range, sizes: ModelDescription) -> Query:
     """Every number of masks that occurs in the pool is a form."""
-    room = _room(row, backbone)
+    room = _room(row, sizes)
     mask = tokens[0] - 1
     prefix, suffix = _words(draw, tokens, row.before), _words(draw, tokens, row.after)
     counts = {
@@ -304,14 +308,14 @@ def _masked_query(index: int, row: Row, draw: random.Random, tokens: range, back
     )
 
 
-def _causal_query(index: int, row: Row, draw: random.Random, tokens: range, backbone: Backbone) -> Query:
+def _causal_query(index: int, row: Row, draw: random.Random, tokens: range, sizes: ModelDescription) -> Query:
     """A pool of ten whole sentences, scored by their mean log-probability after the start token.
 
     mBERT's start token counts as this model's; its end token is left out.
     """
     prefix, suffix = _words(draw, tokens, row.before), _words(draw, tokens, row.after - 1)
     lengths = draw.choices(range(1, len(row.pool) + 1), row.pool, k=CAUSAL_POOL - 1)
-    lengths = [row.gold, *(min(m, _room(row, backbone)) for m in lengths)]
+    lengths = [row.gold, *(min(m, _room(row, sizes)) for m in lengths)]
     pool: dict[tuple[int, ...], None] = {}
     for m in lengths:
         while (pieces := _words(draw, tokens, m)) in pool:
@@ -340,9 +344,9 @@ def _distinct(draw: random.Random, tokens: range, length: int, count: int) -> li
     return list(found)
 
 
-def _room(row: Row, backbone: Backbone) -> int:
+def _room(row: Row, sizes: ModelDescription) -> int:
     """Pieces of a candidate that the model can still read."""
-    return (backbone.max_length or 1 << 30) - row.before - row.after
+    return (sizes.max_length or 1 << 30) - row.before - row.after
 
 
 def real_queries(
