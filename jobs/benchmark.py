@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,15 @@ STREAMING_EXAMPLES = """examples:
   python jobs/benchmark.py streaming --size 3GB --memory 1GB
   python jobs/benchmark.py streaming --size 10GB --memory 2GB --pairs 40 --json streaming.json"""
 
+WEIGHTS = """\
+What a further process with the same model costs: the memory of several processes together and of one alone, with every
+weight read. And how long a checkpoint takes to a second node that does not see its folder: a Ray cluster of two nodes
+is started on this machine."""
+
+WEIGHTS_EXAMPLES = """examples:
+  python jobs/benchmark.py weights --model models/bloom-560m
+  python jobs/benchmark.py weights --model models/bloom-7b1 --dtype bfloat16 --processes 1,8 --json weights.json"""
+
 EXAMPLES = """examples:
   python jobs/benchmark.py layer-search --shape mbert --threads 2
   python jobs/benchmark.py layer-search --shape bloom-560m --queries 4 --repeats 3 --json bloom.json
@@ -71,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     _editing_options(commands)
     _patching_options(commands)
     _streaming_options(commands)
+    _weights_options(commands)
     layer_search = commands.add_parser(
         "layer-search",
         help="the lattice against one forward pass per layer pair",
@@ -182,6 +193,21 @@ def _streaming_options(commands: Any) -> None:
     add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
 
 
+def _weights_options(commands: Any) -> None:
+    weights = commands.add_parser(
+        "weights",
+        help="one checkpoint for many processes and for a second node",
+        description=WEIGHTS,
+        epilog=WEIGHTS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = weights.add_argument
+    add("--model", required=True, metavar="FOLDER", help="a model folder, or a built-in model")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="that it is stored in; default: float32")
+    add("--processes", type=_counts, default=(1, 2, 4), metavar="N,...", help="default: 1,2,4")
+    add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
+
+
 def run(console: Console, errors: Console, signals: StopSignals) -> int:
     options = parser().parse_args()
     jobs = {
@@ -189,6 +215,7 @@ def run(console: Console, errors: Console, signals: StopSignals) -> int:
         "editing": run_editing,
         "patching": run_patching,
         "streaming": run_streaming,
+        "weights": run_weights,
     }
     return jobs[options.benchmark](options, console, errors)
 
@@ -256,6 +283,17 @@ def run_streaming(options: argparse.Namespace, console: Console, errors: Console
     return _show(result, lambda: streaming_tables(result), lambda: streaming_sentence(result), options.json, console)
 
 
+def run_weights(options: argparse.Namespace, console: Console, errors: Console) -> int:
+    from methods.backbone.addresses import resolve
+    from methods.backbone.sharing import measure_sharing, sharing_table
+    from orchestrator.weights_benchmark import journey_sentence, measure_journey
+
+    sharing = [measure_sharing(options.model, count, options.dtype) for count in options.processes]
+    journey = measure_journey(resolve(options.model))
+    result = {"sharing": [asdict(each) for each in sharing], "journey": asdict(journey)}
+    return _show(result, lambda: [sharing_table(sharing)], lambda: journey_sentence(journey), options.json, console)
+
+
 def run_layer_search(options: argparse.Namespace, console: Console, errors: Console) -> int:
     memory = _bytes(options.memory)
     import torch
@@ -309,6 +347,10 @@ def _show(
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in _words(text))
 
 
 def _bytes(text: str | None, option: str = "--memory") -> int | None:

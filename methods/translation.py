@@ -69,6 +69,8 @@ class Translator:
         settings.forced_eos_token_id = None  # a translation that is cut off must not look as if it had ended
         settings.num_beams = settings.num_beams or 1 if beams is None else beams
         self._limit = _limit(hf, tokenizer)
+        # Not every tokenizer leaves these out of what it decodes.
+        self._languages = set(tokenizer.convert_tokens_to_ids(list(self.codes.values())))
         if self.codes and not self.marks:
             tokenizer.src_lang = self.code_of(SOURCE)
 
@@ -140,7 +142,8 @@ class Translator:
         if code is not None and not self.marks:
             more["forced_bos_token_id"] = self.tokenizer.convert_tokens_to_ids(self.codes[code])
         output = self.hf.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **more)
-        texts = self.tokenizer.batch_decode(output, skip_special_tokens=True)
+        said = [[token for token in row if token not in self._languages] for row in output.tolist()]
+        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         # The first token only starts the decoder, with many models by the token of the end.
         end = torch.as_tensor(self.hf.generation_config.eos_token_id, device=output.device)
         ended = torch.isin(output[:, 1:], end).any(1).tolist()

@@ -42,7 +42,7 @@ def show_plan(
     console.print(grid)
 
     placement = plan.placement
-    estimate = _estimate(study, pending, plan, nodes)
+    estimate = _estimate(study, pending, plan)
     cores, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
     share = sum(trial.cost for trial in pending) / total
     at_a_time = max(1, min(placement.concurrent, len(pending)))
@@ -68,7 +68,7 @@ def show_plan(
         say(console, f"Note: {note}")
 
 
-def _estimate(study: Study[Any], pending: Sequence[Trial], plan: Plan, nodes: Sequence[Node]) -> Estimate:
+def _estimate(study: Study[Any], pending: Sequence[Trial], plan: Plan) -> Estimate:
     """Measured by the study where this machine can run a trial as placed; else the operations that the plan counts."""
     here = not plan.placement.gpus or this_machine(with_gpus=True).gpus > 0
     if plan.placement.kind == "single" and here and study.can_measure:

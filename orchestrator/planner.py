@@ -143,9 +143,11 @@ class Plan:
 
 
 def in_hours(seconds: float) -> str:
-    """A duration for plans: ``0.3 hours``, ``42 hours``, ``1,200 hours``."""
-    hours = seconds / 3600
-    return f"{hours:,.0f} hours" if hours >= 10 else f"{hours:.1f} hours" if hours >= 0.1 else "under 0.1 hours"
+    """A duration for plans: ``under a minute``, ``20 minutes``, ``2.5 hours``, ``1,200 hours``."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 1:
+        return "under a minute"
+    return f"{minutes:.0f} minutes" if hours < 1 else f"{hours:.1f} hours" if hours < 10 else f"{hours:,.0f} hours"
 
 
 def make_plan(

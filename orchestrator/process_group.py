@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -222,11 +223,9 @@ def _follow(streams: Sequence[Any], context: TrialContext) -> list[Outcome]:
         (stream, *_), _ = ray.wait(list(waiting), num_returns=1)
         try:
             word = ray.get(next(stream))
-        except RayActorError:
-            raise
-        except Exception:
+        except RayTaskError as error:
             _raise_deaths([other for other in waiting if other is not stream])
-            raise
+            raise error.cause from error
         if isinstance(word, Outcome):
             if word.refusal:
                 raise UserError(*word.refusal)
@@ -242,9 +241,5 @@ def _raise_deaths(streams: Sequence[Any]) -> None:
     """Raises RayActorError if one of these members is dead: then the others' complaints only follow from that."""
     ready, _ = ray.wait(list(streams), num_returns=len(streams), timeout=LAST_WORDS_SECONDS)
     for stream in ready:
-        try:
+        with suppress(RayTaskError):  # another complaint; the first one is raised
             ray.get(next(stream))
-        except RayActorError:
-            raise
-        except Exception:
-            continue  # another complaint; the first one is raised

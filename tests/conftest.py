@@ -29,7 +29,7 @@ def real_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files are shared out among the processes of ``pytest -n``; whatever starts a Ray stays together in one of them."""
+    """Files are shared out among the processes of ``pytest -n``; what starts a Ray stays together in one of them."""
     for item in items:
         module = item.getparent(pytest.Module)
         assert module is not None

@@ -152,8 +152,8 @@ def _weight_problem(folder: Path, address: str) -> str | None:
         return (
             f"Model {address!r}: {folder} has weights only as {', '.join(others[:3])}. Such files can run code when "
             "they are read, so they are refused. If you trust them, convert them once with transformers: "
-            "AutoModelForMaskedLM (or ...CausalLM, ...Seq2SeqLM).from_pretrained(folder).save_pretrained(new_folder), which "
-            "writes model.safetensors, and save the tokenizer there too."
+            "AutoModelForMaskedLM (or ...CausalLM, ...Seq2SeqLM).from_pretrained(folder).save_pretrained(new_folder), "
+            "which writes model.safetensors, and save the tokenizer there too."
         )
     return (
         f"Model {address!r}: {folder} has no weights (model.safetensors), so there is nothing to run. Download the "

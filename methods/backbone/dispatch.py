@@ -121,7 +121,7 @@ def dispatch(unread: UnreadModel, devices: Sequence[str]) -> tuple[list[Place], 
         )
     places = [Place(number, torch.device(name)) for number, name in enumerate(devices)]
     numbers, room = _share_out(unread, len(places))
-    outside = places[-1].device
+    outside = places[numbers[-1]].device
     unread.place_rest(outside)
     read: dict[str, nn.Parameter] = {}
     for weight in (unread.embedding, unread.vocabulary):
@@ -147,8 +147,9 @@ def _share_out(unread: UnreadModel, count: int) -> tuple[list[int], int]:
         return max(outside + own * largest, -(-(blocks - own) // (count - 1)) * largest)
 
     own = min(range(1, blocks + 1), key=fullest)
-    each = -(-(blocks - own) // (count - 1)) * largest
-    rooms = dict.fromkeys(range(count - 1), each) | {count - 1: own * largest}
+    # Accelerate fills one device after the other, so the rooms are exact: none is left for what belongs further on.
+    rooms = {number: (blocks - own + number) // (count - 1) * largest for number in range(count - 1)}
+    rooms[count - 1] = own * largest
     rooms[0] += largest  # Accelerate keeps room for one block on the first device, to offload into
     shape = find_blocks(unread.model)
     chosen = infer_auto_device_map(shape, max_memory=dict(rooms), no_split_module_classes=[type(shape[0]).__name__])

@@ -58,9 +58,9 @@ class ToySweep:
         with self.workspace.locked():
             return run_sweep(study, study.trials(), self.workspace, placement, [NODE], Console(file=io.StringIO()))
 
-    def run(self, cpus: int = 1, concurrent: int = 1, **options: Any) -> SweepOutcome:
+    def run(self, cpus: int = 1, concurrent: int = 1, workers: int = 1, **options: Any) -> SweepOutcome:
         study = ToyStudy(ToySpec(marks=self.marks, **options), self.workspace.cache)
-        placement = Placement(cpus=cpus, gpus=0, concurrent=concurrent, memory=10**9)
+        placement = Placement(cpus=cpus, gpus=0, concurrent=concurrent, memory=10**9, workers=workers)
         with self.workspace.locked():
             return run_sweep(study, study.trials(), self.workspace, placement, [NODE], Console(file=io.StringIO()))
 

@@ -33,7 +33,7 @@ SMALL_SWEEP: dict[str, Any] = {
     "max_facts": 10,
     "max_sentences": 20,
     "pairs": ("1/2", "2/6", "3/4"),
-    "bootstrap": 10,
+    "bootstrap": 100,
     "null_draws": 0,
 }
 

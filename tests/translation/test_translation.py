@@ -65,6 +65,15 @@ def test_beams_are_searched() -> None:
     assert all(wide.translate(TEXTS, "fra_Latn"))
 
 
+def test_language_tokens_are_no_part_of_a_translation() -> None:
+    hf, tokenizer = multilingual()
+    expected = Translator(*multilingual()).translate(TEXTS, "fra_Latn")
+    tokenizer.batch_decode = lambda rows, **_: type(tokenizer).batch_decode(tokenizer, rows)
+    said = Translator(hf, tokenizer).translate(TEXTS, "fra_Latn")
+    assert all("fra_Latn" not in (text or "") for text in said)
+    assert [text and text.replace("</s>", "").replace("<pad>", "").strip() for text in said] == expected
+
+
 def test_what_has_no_end_is_no_translation() -> None:
     assert Translator(*multilingual(ends=False)).translate(TEXTS[:2], "fra_Latn") == [None, None]
 

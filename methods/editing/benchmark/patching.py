@@ -13,6 +13,7 @@ same digits. That they compute the same is shown in float64, on a few steps.
 
 from __future__ import annotations
 
+import gc
 import math
 import tempfile
 import time
@@ -45,13 +46,16 @@ class Growth:
 
     Attributes:
         edits: how many were made in between.
-        process: bytes of the process.
+        process: bytes of the process, with what its allocator holds back and the kernels that oneDNN keeps, one for
+            every number of patches, 1,024 at most.
+        tensors: bytes of all tensors that are alive.
         patches, remembered: bytes of the patches that were added, and of the queries that joined the memories.
         journal: bytes on the disk.
     """
 
     edits: int
     process: int
+    tensors: int
     patches: int
     remembered: int
     journal: int
@@ -109,7 +113,7 @@ def run_patching(settings: PatchingSettings, say: Callable[[str], None] = lambda
         "answers_differ": differ,
         "patch_difference": patches,
         "answer_difference": answers,
-        "growth": growth.figures() if settings.edits >= _LONG else None,
+        "growth": growth and growth.figures(),
         "settings": vars(settings),
         "editing": {one.name: _edits(one, taken) for one, taken in zip(editing, steps, strict=True)},
         "evaluation": {one.name: _texts(one) for one in evaluation},
@@ -117,30 +121,34 @@ def run_patching(settings: PatchingSettings, say: Callable[[str], None] = lambda
     }
 
 
-def _cached(case: PatchingCase, settings: PatchingSettings) -> tuple[StreamResult, Growth]:
-    """One stream that has computed nothing yet, journal and all, and how it grew."""
+def _cached(case: PatchingCase, settings: PatchingSettings) -> tuple[StreamResult, Growth | None]:
+    """One stream that has computed nothing yet, journal and all, and how it grew, if it is long."""
     cache, memory = AnswerCache(case.site), Memory.of(*case.memories)
     settled = max(1, round(_SETTLED * settings.edits))
-    sizes: list[tuple[int, int]] = []
+    sizes: list[tuple[int, int, int]] = []
 
     with tempfile.TemporaryDirectory() as scratch:
 
         def note(share: float) -> None:
-            if round(share * settings.edits) in (settled, settings.edits):
-                sizes.append((psutil.Process().memory_info().rss, (Path(scratch) / TENSORS).stat().st_size))
+            if settings.edits >= _LONG and round(share * settings.edits) in (settled, settings.edits):
+                journal = (Path(scratch) / TENSORS).stat().st_size
+                sizes.append((psutil.Process().memory_info().rss, _alive(), journal))
 
         config = settings.stream(settings.steps)
         result = run_stream(cache, memory, case.edits, Evaluation(), config, scratch=Path(scratch), progress=note)
+    if not sizes:
+        return result, None
     later = [record for record in _edited(result) if record.index >= settled]
-    (process, journal), (grown, written) = sizes[0], sizes[-1]
+    process, tensors, journal = (last - first for first, last in zip(*sizes, strict=True))
     patch = sum(tensor.nbytes for tensor in result.neurons[:1].to_tensors().values())
     queries = sum(states.nbytes // len(states) for states in case.memories)
     return result, Growth(
         edits=len(later),
-        process=grown - process,
+        process=process,
+        tensors=tensors,
         patches=patch * sum(record.patches for record in later),
         remembered=queries * sum(len(record.languages) for record in later),
-        journal=written - journal,
+        journal=journal,
     )
 
 
@@ -177,6 +185,13 @@ def _compare(case: PatchingCase, settings: PatchingSettings) -> tuple[float, flo
     pairs = zip(ours.neurons.to_tensors().values(), plain.neurons.to_tensors().values(), strict=True)
     patches = max(_difference(one, other) for one, other in pairs)
     return patches, _difference(cache.logits(cache.states(texts), ours.neurons), expected)
+
+
+def _alive() -> int:
+    """Bytes of all tensors that are alive, each piece of memory once."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}.values())
 
 
 def _edited(result: StreamResult) -> list[EditRecord]:

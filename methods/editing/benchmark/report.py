@@ -83,8 +83,9 @@ def patching_sentence(result: Mapping[str, Any]) -> str:
         )
     if grown := result["growth"]:
         parts.append(
-            f"in the last {grown['edits']} edits the process grew by {grown['process_mb']:.1f} MB: patches are "
-            f"{grown['patches_mb']:.1f} MB of it and remembered queries {grown['remembered_mb']:.1f} MB"
+            f"in the last {grown['edits']} edits tensors grew by {grown['tensors_mb']:.2f} MB (patches "
+            f"{grown['patches_mb']:.2f} MB, remembered queries {grown['remembered_mb']:.2f} MB and room for more), the "
+            f"process by {grown['process_mb']:.0f} MB, and {grown['journal_mb']:.2f} MB were written"
         )
     return "; ".join(parts) + "."
 

@@ -59,7 +59,8 @@ def test_memory_grows_by_the_patches_and_what_is_remembered_alone() -> None:
     settings = PatchingSettings(shape="small", edits=2500, steps=5, memory=1000, texts=8, repeats=1)
     growth = run_patching(settings)["growth"]
     assert growth["edits"] > 1000
-    # Room for remembered queries is doubled when it is used up, and records of edits take a few hundred bytes each.
-    kept = growth["patches_mb"] + 3 * growth["remembered_mb"]
-    assert growth["process_mb"] < kept + 10
+    # Room for remembered queries is doubled when it is used up. The process also keeps a record of every edit, a few
+    # hundred bytes, and for a while more and more kernels: oneDNN has one for every number of patches, 1,024 at most.
+    assert growth["patches_mb"] < growth["tensors_mb"] < growth["patches_mb"] + 2.5 * growth["remembered_mb"]
+    assert growth["process_mb"] < 60
     assert growth["journal_mb"] < growth["patches_mb"] + growth["edits"] * 400 / 1e6
