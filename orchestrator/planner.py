@@ -147,7 +147,9 @@ def in_hours(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
     if minutes < 1:
         return "under a minute"
-    return f"{minutes:.0f} minutes" if hours < 1 else f"{hours:.1f} hours" if hours < 10 else f"{hours:,.0f} hours"
+    if hours < 1:
+        return f"{minutes:.0f} minute{'s' if round(minutes) > 1 else ''}"
+    return f"{hours:.1f} hours" if hours < 9.95 else f"{hours:,.0f} hours"
 
 
 def make_plan(

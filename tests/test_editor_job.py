@@ -65,6 +65,23 @@ class TestSweep:
         assert not (home / "planned").exists()
 
 
+@pytest.mark.slow
+def test_asha_stops_editors_that_lag_behind_and_tests_the_best(home: Path) -> None:
+    """The preset for all editors, with one of them and six learning rates, the first of which learns."""
+    options = ("--config", "jobs/presets/editors_atlas.yaml", "--languages", "de,en", "--edit-languages", "all")
+    few = ("--editors", "mend", "--seeds", "1", "--steps", "60", "--validate-every", "20", "--validation-edits", "10")
+    search = ("--lr", "1e-4,1e-9,2e-9,3e-9,4e-9,5e-9", "--masks", "lime", "--search", "asha")
+    done = run_job("editor_sweep.py", home, "--name", "asha", *options, *few, *search, "--test-edits", "4")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((home / "asha" / "summary.json").read_text())
+    stopped = summary["stopped"]
+    assert stopped
+    assert {one["step"] for one in stopped} == {20}
+    assert summary["trials"]["done"] + len(stopped) == 6
+    (chosen,) = [one for one in summary["methods"] if one["chosen"]]
+    assert chosen["validation"][0] >= max(one["metrics"]["succ"] for one in stopped)
+
+
 MISTAKES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "unknown task": (["--task", "atlas-fact"], ("'atlas-fact'", "'atlas-facts'")),
     "unknown language": (["--languages", "dee,en"], ("'dee'", "Did you mean 'de'")),

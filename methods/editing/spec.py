@@ -191,6 +191,10 @@ def cells(spec: EditorSpec) -> tuple[list[Cell], list[str]]:
                 found += [Cell(method, tuple(sorted(values.items())), spec.seed + number) for number in range(seeds)]
     if "fine-tuning" in spec.editors and spec.seeds > 1:
         notes["Fine-tuning draws nothing at random, so one seed stands for all."] = None
+    absent = [name for name, texts in written(spec).items() if any(_for_others(spec, text) for text in texts)]
+    if absent:
+        flags = ", ".join("--" + name.replace("_", "-") for name in absent)
+        notes[f"Values for editors that are not in this grid have no use: {flags}."] = None
     if not found:
         raise UserError(
             "No combination of --editors, --training, --edit-languages and --masks is left: " + " ".join(notes)
@@ -235,10 +239,18 @@ def combinations(spec: EditorSpec, method: Method) -> list[dict[str, Any]]:
 
 
 def unused(spec: EditorSpec) -> list[str]:
-    """Hyperparameters that the user gave and no method of the grid takes."""
+    """Hyperparameters that the user gave and no method of the grid takes. What is written for an editor by name is none
+    of them where that editor is left out: so a preset serves any choice of its editors."""
     methods = {cell.method for cell in cells(spec)[0]}
     return [
         name
         for name, texts in written(spec).items()
         if not any(PARAMETERS[name].fits(method) and own_texts(method.editor, texts) for method in methods)
+        and not all(_for_others(spec, text) for text in texts)
     ]
+
+
+def _for_others(spec: EditorSpec, text: str) -> bool:
+    """Whether a value is written for an editor that is not in the grid."""
+    editor, named, _ = text.partition("=")
+    return bool(named) and editor.strip() not in spec.editors

@@ -56,7 +56,9 @@ def decisions(spec: NeuronSpec) -> dict[str, str]:
         "objects of several tokens": "mean probability of their tokens" if spec.objects == "all" else "left out",
         "knowledge neurons": frequent if spec.selection == "frequent" else "those most prompts of a relation share",
         "overlap": "common over the larger set" if spec.overlap == "share" else "common over the union (Jaccard)",
-        "layers of LRP2": f"best pairs of {spec.pairs_from}" if spec.pairs_from else ", ".join(spec.pairs or ()),
+        "layers of LRP2": ", ".join(
+            [*(spec.pairs or ()), *([f"best pairs of {spec.pairs_from}"] if spec.pairs_from else [])]
+        ),
         "special tokens in language vectors": spec.specials + "d",
         "text of the language vectors": f"{spec.sentences}, at most {spec.max_sentences} sentences a language",
         "last layer": "after the final norm, where there is one" if spec.last_layer == "normed" else "before the norm",

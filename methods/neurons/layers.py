@@ -17,8 +17,8 @@ def language_pairs(
     """The pair of every language.
 
     Args:
-        texts: ``4/10`` for all languages, ``zh:4/10`` for one, which counts more.
-        folder: of a layer search; what `texts` says counts more.
+        texts: ``zh:4/10`` for one language, which counts most; ``4/10`` for all that have no other pair.
+        folder: of a layer search.
         languages: those that need a pair.
         num_layers: L.
         model: fingerprint of the model, which the search must have used.
@@ -27,7 +27,8 @@ def language_pairs(
         UserError: a pair is none of the model's, a language is not one of the sweep's, or has no pair.
     """
     problems = Problems()
-    pairs = dict(problems.collect(lambda: _searched(folder, model)) or {}) if folder else {}
+    searched = (problems.collect(lambda: _searched(folder, model)) or {}) if folder else {}
+    general: dict[str, Pair] = {}
     own: dict[str, Pair] = {}
     for text in texts or ():
         language, colon, pair = text.rpartition(":")
@@ -37,8 +38,8 @@ def language_pairs(
                 f"--pairs {text}: {language!r} is not one of the languages studied.{did_you_mean(language, languages)}"
             )
         elif found:
-            (own if colon else pairs).update(dict.fromkeys([language] if colon else languages, found[0]))
-    pairs |= own
+            (own if colon else general).update(dict.fromkeys([language] if colon else languages, found[0]))
+    pairs = general | searched | own
     lacking = [language for language in languages if language not in pairs]
     if lacking and not problems.found:
         source = f"{folder} has no pair for them" if folder else "nothing says between which layers"

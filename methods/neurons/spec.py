@@ -33,10 +33,10 @@ class NeuronSpec(SweepSpec):
     pivot: str = Field("en", description="language that the others are compared with and projected into")
 
     pairs: tuple[str, ...] | None = Field(
-        None, description="layers of LRP2: 4/10 for all languages, zh:4/10,ja:3/11 for some"
+        None, description="layers of LRP2: zh:4/10,ja:3/11 for some languages, 4/10 for all that have no other"
     )
     pairs_from: Path | None = Field(
-        None, description="folder of a finished layer search with the same model: its best pair for every language"
+        None, description="folder of a finished layer search with the same model: the best pair of every language in it"
     )
     control: Literal["none", "random"] = Field(
         "none", description="to compare with: random: vectors in random directions with the norms of the real ones"

@@ -207,7 +207,8 @@ def _draw_panel(axes: Axes, block: HeatMaps, panel: HeatPanel, scale: Diverging 
     named = bool(block.row_labels)
     if named:
         # Standing labels begin at one height whatever letters they have.
-        turn = {"rotation": 90, "rotation_mode": "anchor", "ha": "left", "va": "center"} if _stands(block) else {}
+        stands: dict[str, Any] = {"rotation": 90, "rotation_mode": "anchor", "ha": "left", "va": "center"}
+        turn = stands if _stands(block) else {}
         axes.set_xticks([column + 0.5 for column in range(len(block.column_labels))], block.column_labels, **turn)
         axes.set_yticks([row + 0.5 for row in range(len(block.row_labels))], block.row_labels)
         axes.tick_params(length=0, labelsize=7, labeltop=True, labelbottom=False, pad=2)

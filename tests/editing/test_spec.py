@@ -77,8 +77,14 @@ class TestGrid:
 
     def test_hyperparameters_that_nothing_takes_are_named(self) -> None:
         assert unused(spec("--editors", "mend", "--mask-lr", "1e-3")) == ["mask_lr"]
-        assert unused(spec("--editors", "mend", "--lr", "knowledge-editor=1e-3")) == ["lr"]
         assert unused(spec("--editors", "mend", "--lr", "1e-3")) == []
+
+    def test_values_for_editors_that_are_left_out_are_no_mistake(self) -> None:
+        """So a preset for all editors serves some of them."""
+        made = spec("--editors", "mend", "--lr", "knowledge-editor=1e-3", "--hidden", "knowledge-editor=64")
+        assert unused(made) == []
+        assert cells(made)[1][-1] == "Values for editors that are not in this grid have no use: --lr, --hidden."
+        assert unused(spec("--editors", "mend", "--hidden", "64")) == ["hidden"]
 
 
 class TestSearch:

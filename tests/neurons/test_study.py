@@ -162,6 +162,8 @@ class TestLayers:
         (tmp_path / "summary.json").write_text(json.dumps(document))
         assert study(cache, pairs=None, pairs_from=tmp_path).pairs == {"de": (1, 6), "zh": (2, 6)}
         assert study(cache, pairs=("zh:3/4",), pairs_from=tmp_path).pairs == {"de": (1, 6), "zh": (3, 4)}
+        mixed = study(cache, pairs=("3/4", "de:2/5"), pairs_from=tmp_path, languages=("de", "zh", "tr"))
+        assert mixed.pairs == {"de": (2, 5), "zh": (2, 6), "tr": (3, 4)}, "a language's own, the search's, the rest"
         with pytest.raises(UserError, match="another model"):
             study(cache, model="atlas-bloom", pairs=None, pairs_from=tmp_path)
 

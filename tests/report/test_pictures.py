@@ -207,6 +207,17 @@ def test_a_matrix_with_names_stands_in_the_page_and_in_the_figure() -> None:
     ]
 
 
+@pytest.mark.parametrize(("columns", "turned"), [(6, False), (52, True)])
+def test_column_labels_that_would_touch_stand_upright(columns: int, turned: bool) -> None:
+    codes = [f"x{column:02}" for column in range(columns)]
+    panel = HeatPanel("", "", [HeatCell(0, column, column, "") for column in range(columns)])
+    block = HeatMaps("m", "M", "language", "language", "s", [panel], row_labels=["Cebuano (ceb)"], column_labels=codes)
+    texts = [text for text in parse(str(panel_svg(block, panel, scale_of(block)))).all("text") if text.text in codes]
+    assert [("transform" in text.attributes) for text in texts] == [turned] * columns
+    labels = draw_heatmaps(block).axes[0].get_xticklabels()
+    assert [label.get_rotation() for label in labels] == [90.0 * turned] * columns
+
+
 def test_page_and_png_share_their_colours() -> None:
     css = theme.css_variables()
     for level in (-50, -13, 0, 50):

@@ -56,10 +56,10 @@ def shared_texts(spec: PatcherSpec, task: LabelledTask) -> StreamTexts:
     languages = memory_languages(spec)
     rows = order[outside:][: max(1, spec.memory_texts // len(languages))]
     memory = [task.example("train", language, row) for row in rows] if language in languages else []
-    if set(languages) - {language}:
-        for row in rows:
-            found = task.translations("train", language, row)
-            memory += [task.example("train", other, found[other]) for other in languages if other in found]
+    others = [other for other in languages if other != language]
+    for row in rows if others else ():
+        found = task.translations("train", language, row)
+        memory += [task.example("train", other, found[other]) for other in others if other in found]
     dev = task.examples("dev", language)
     test = task.examples("test", language)
     if edit_split(task) == "test":

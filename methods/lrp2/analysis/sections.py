@@ -67,10 +67,11 @@ def xfactr_table(outcome: SearchOutcome, others: Sequence[LanguageOutcome]) -> T
     found = {one.language: one for one in others}
     rows: list[list[object]] = []
     for language, printed in outcome.reference.xfactr.items():
-        one = found.get(language)
-        ours = [None] * 4 if one is None else [one.baseline_acc, one.oracle.acc, one.baseline_trans, one.oracle.trans]
+        ours: list[float | None] = [None] * 4
         if language == outcome.pivot:
             ours = [outcome.pivot_acc, outcome.pivot_acc, None, None]
+        elif one := found.get(language):
+            ours = [one.baseline_acc, one.oracle.acc, one.baseline_trans, one.oracle.trans]
         paper = [printed.acc, printed.oracle_acc, printed.trans, printed.oracle_trans]
         rows.append([language_label(language), *(value for both in zip(ours, paper, strict=True) for value in both)])
     scores = ("Acc", "Oracle acc", "Trans", "Oracle trans")

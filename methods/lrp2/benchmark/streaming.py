@@ -33,6 +33,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
+from transformers.utils import logging as hf_logging
 
 from methods.backbone import load_backbone
 from methods.backbone.addresses import CONFIG, WEIGHT_INDEX
@@ -232,7 +233,9 @@ def _offloaded(
         nonlocal passes
         passes += 1
 
-    OffloadedWeightsLoader.__getitem__ = counted
+    OffloadedWeightsLoader.__getitem__ = counted  # this process ends with the measurement
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
