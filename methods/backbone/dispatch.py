@@ -138,7 +138,11 @@ def _share_out(unread: UnreadModel, count: int) -> tuple[list[int], int]:
 
     What is outside the blocks lies on the last device, which therefore gets fewer of them; the rest is even.
     """
-    sizes = [sum(map(_bytes, weights)) for weights in unread.blocks]
+    shape = find_blocks(unread.model)
+    sizes = [
+        sum(map(_bytes, weights)) + sum(buffer.nbytes for buffer in block.buffers())
+        for block, weights in zip(shape, unread.blocks, strict=True)
+    ]
     tied = unread.embedding.stored == unread.vocabulary.stored
     beside = (unread.embedding, *(() if tied else (unread.vocabulary,)), *unread.rest)
     outside, largest, blocks = sum(map(_bytes, beside)), max(sizes), len(sizes)
@@ -151,7 +155,6 @@ def _share_out(unread: UnreadModel, count: int) -> tuple[list[int], int]:
     rooms = {number: (blocks - own + number) // (count - 1) * largest for number in range(count - 1)}
     rooms[count - 1] = own * largest
     rooms[0] += largest  # Accelerate keeps room for one block on the first device, to offload into
-    shape = find_blocks(unread.model)
     chosen = infer_auto_device_map(shape, max_memory=dict(rooms), no_split_module_classes=[type(shape[0]).__name__])
     numbers = [chosen.get(str(k), chosen.get("")) for k in range(blocks)]
     if not all(isinstance(number, int) for number in numbers):

@@ -60,9 +60,8 @@ class Head:
         vocabulary, tile = len(weight), VOCABULARY_TILE[weight.device.type]
         edges = sorted({0, *(round(part * vocabulary) for part in LEVELS)})
         left = torch.tensor([vocabulary - edge for edge in edges[:-1]], device=weight.device).double()
-        sums = torch.stack(
-            [sum(part.double().sum(0) for part in weight[a:b].split(tile)) for a, b in pairwise(edges)]  # type: ignore[misc]
-        )
+        parts = [[part.double().sum(0) for part in weight[a:b].split(tile)] for a, b in pairwise(edges)]
+        sums = torch.stack([torch.stack(part).sum(0) for part in parts])
         rest_weight = sums.flip(0).cumsum(0).flip(0) / left[:, None]
         rest_bias = torch.zeros_like(left)
         if bias is not None:

@@ -204,7 +204,7 @@ def _relation_table(outcome: NeuronOutcome) -> Table:
 
 def _like(outcome: NeuronOutcome) -> Table:
     """Likeness between LIRP and LSRP, where the paper expects a change."""
-    rows = []
+    rows, likeness = [], []
     for one in outcome.languages:
         if one.record.likeness and one.record.pair:
             i, j = one.record.pair
@@ -213,6 +213,7 @@ def _like(outcome: NeuronOutcome) -> Table:
                 for measure in ("cosine", "centred", "cka")
                 for variant in (PLAIN, LRP2)
             ]
+            likeness.append(values)
             rows.append([language_label(one.language), _pair(one), one.record.parallel, *values])
     names = [f"{measure}, {variant}" for measure in ("Cosine", "Centred", "CKA") for variant in ("without", "with")]
     return Table(
@@ -220,24 +221,22 @@ def _like(outcome: NeuronOutcome) -> Table:
         columns=["Language", "Layers", "Facts", *names],
         rows=rows,
         digits=3,
-        footer=[f"Mean of {len(rows)}", "", "", *(mean([row[column] for row in rows]) for column in range(3, 9))],
+        footer=[f"Mean of {len(rows)}", "", "", *(mean([row[column] for row in likeness]) for column in range(6))],
         note="Mean over the layers i to j - 1, whose states are projected.",
     )
 
 
 def _effects(outcome: NeuronOutcome) -> Table:
     shown = TREATMENTS[1:]
-    rows = [
-        [language_label(one.language), 100.0 * one.effects[0], *(_moved(one, name) for name in shown)]
-        for one in outcome.languages
-    ]
+    moved = [[100.0 * one.effects[0], *(_moved(one, name) for name in shown)] for one in outcome.languages]
+    rows = [[language_label(one.language), *values] for one, values in zip(outcome.languages, moved, strict=True)]
     names = ["Neurons off", "Neurons doubled", "Random off", "Random doubled"]
     return Table(
         title="What switching neurons changes",
         columns=["Language", "Probability", *names],
         rows=rows,
         signed=names,
-        footer=[f"Mean of {len(rows)}", *(mean([row[column] for row in rows]) for column in range(1, 6))],
+        footer=[f"Mean of {len(rows)}", *(mean([row[column] for row in moved]) for column in range(5))],
         note="Probability: of the right object, in percent, mean over relations, without LRP2. The others: how much "
         "that changes, in percent of it.",
     )
