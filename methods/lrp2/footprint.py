@@ -17,10 +17,10 @@ import torch
 from methods.backbone import ModelDescription
 from methods.backbone.base import FAMILIES
 from methods.backbone.footprint import Footprint
+from methods.backbone.projection import Pair
 from methods.lrp2.head import ROW_TILE, VOCABULARY_TILE
 from methods.lrp2.lattice import Schedule, schedule
 from methods.lrp2.probes import Query
-from methods.lrp2.projection import Pair
 from methods.lrp2.tiles import build_tile
 from orchestrator.needs import ModelNeeds
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from methods.backbone import Backbone, Plan
-from methods.lrp2.projection import LastLayer, Pair
+from methods.backbone.projection import LastLayer, Pair
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from methods.backbone import Backbone
+from methods.backbone.projection import LastLayer, Pair, projected
 from methods.lrp2.probes import Query
-from methods.lrp2.projection import LastLayer, Pair, projected
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.lrp2.projection import Pair
+from methods.backbone.projection import Pair
 from methods.lrp2.selection import Criterion, acc, trans
 
 KAPPA = 7 / 3 + 3 / math.sqrt(2)

@@ -18,7 +18,7 @@ from methods.lrp2.consistency import Rankings
 from methods.lrp2.selection import LanguageHits
 
 if TYPE_CHECKING:
-    from methods.lrp2.projection import Pair
+    from methods.backbone.projection import Pair
     from methods.lrp2.search import SearchResult
 
 METADATA_KEY = b"lrp2"

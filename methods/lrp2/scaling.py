@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from methods.backbone.footprint import Footprint
+from methods.backbone.projection import Pair, parse_pairs
 from methods.lrp2.benchmark.cases import ROWS, shaped_queries
 from methods.lrp2.footprint import QueryCost, query_cost, search_needs, takes_trees
 from methods.lrp2.lattice import schedule
 from methods.lrp2.measured import MEASURED
-from methods.lrp2.projection import Pair, parse_pairs
 from methods.lrp2.spec import LRP2Spec
 from orchestrator.errors import UserError
 from orchestrator.needs import ModelNeeds

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.backbone import Backbone
+from methods.backbone.projection import LastLayer, Pair
 from methods.backbone.streaming import StreamedBackbone
 from methods.lrp2.footprint import (
     FEWEST_TILE_ROWS,
@@ -35,7 +36,6 @@ from methods.lrp2.head import Head
 from methods.lrp2.lattice import Schedule, last_states, schedule
 from methods.lrp2.naive import hits_of_scores, naive_scores
 from methods.lrp2.probes import Query
-from methods.lrp2.projection import LastLayer, Pair
 from methods.lrp2.ranking import Ranking, likely_tokens, rank
 from methods.lrp2.streamed_head import StreamedHead
 from methods.lrp2.tiles import Tile, build_tile, plan_tiles

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # torch stands behind it, and hits are read without
-    from methods.lrp2.projection import Pair
+    from methods.backbone.projection import Pair
 
 Ties = Literal["strict", "fractional"]
 EnglishReference = Literal["restricted", "full"]

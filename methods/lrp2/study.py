@@ -19,18 +19,18 @@ from torch import Tensor
 from methods.backbone import Backbone, ModelDescription, check_model, describe_model, load_backbone, model_fingerprint
 from methods.backbone.addresses import has_weights, resolve
 from methods.backbone.loading import Placement
+from methods.backbone.projection import Pair, parse_pairs, shift_between
+from methods.backbone.vectors import cached_vectors, random_like
 from methods.lrp2.analysis.answer import summarize_search
 from methods.lrp2.analysis.record import record_of
 from methods.lrp2.estimate import Reader, estimate_search, needs_of, read_tokenizer
 from methods.lrp2.footprint import FACTS_AT_ONCE, fits_beside, least_memory
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import ProbeOptions, Query, QueryBuilder
-from methods.lrp2.projection import Pair, parse_pairs, shift_between
 from methods.lrp2.racing import Race
 from methods.lrp2.results import hits_table
 from methods.lrp2.search import LayerSearch, SearchResult, part_of, spread
 from methods.lrp2.spec import LRP2Spec
-from methods.lrp2.vectors import cached_vectors, random_like
 from orchestrator.data import FactSelection, FactStore, SentenceStore, prepare_facts, prepare_sentences
 from orchestrator.errors import Problems, UserError, did_you_mean
 from orchestrator.needs import ModelNeeds

@@ -9,8 +9,8 @@ import torch
 
 from methods.backbone import load_backbone, pack_sequences
 from methods.backbone.dispatch import DispatchedBackbone
+from methods.backbone.projection import all_pairs
 from methods.lrp2.lattice import last_states, schedule
-from methods.lrp2.projection import all_pairs
 from orchestrator.errors import UserError
 from tests.backbone.contract import all_layers, random_sequences
 from tests.backbone.test_streaming import saved

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from methods.lrp2.projection import all_pairs
+from methods.backbone.projection import all_pairs
 from methods.lrp2.results import hits_table
 from methods.lrp2.search import SearchResult, SearchStats
 from methods.lrp2.selection import LanguageHits

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from methods.backbone.projection import all_pairs
 from methods.lrp2 import benchmark
 from methods.lrp2.benchmark import measure
 from methods.lrp2.benchmark.cases import (
@@ -25,7 +26,6 @@ from methods.lrp2.benchmark.cases import (
     truncated,
 )
 from methods.lrp2.benchmark.contenders import Answer
-from methods.lrp2.projection import all_pairs
 from methods.lrp2.search import LayerSearch
 from orchestrator.errors import UserError
 from tests.backbone.tiny import tiny, tiny_model, tiny_tokenizer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods.lrp2.projection import all_pairs, parse_pairs, projected, shift_between
-from methods.lrp2.vectors import language_vectors, random_like
+from methods.backbone.projection import all_pairs, parse_pairs, projected, shift_between
+from methods.backbone.vectors import language_vectors, random_like
 from orchestrator.errors import UserError
 from tests.backbone.tiny import tiny
 from tests.lrp2.cases import world

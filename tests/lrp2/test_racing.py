@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from methods.lrp2.projection import all_pairs
+from methods.backbone.projection import all_pairs
 from methods.lrp2.racing import Race, advantage_bound
 
 

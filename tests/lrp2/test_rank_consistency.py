@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from transformers import BertTokenizerFast
 
+from methods.backbone.projection import all_pairs
 from methods.lrp2.analysis.answer import evaluate_search, summary_of
 from methods.lrp2.analysis.consistency_section import NOT_KEPT, TITLE
 from methods.lrp2.analysis.language import evaluate_language
@@ -21,7 +22,6 @@ from methods.lrp2.analysis.record import record_of
 from methods.lrp2.consistency import fact_consistency
 from methods.lrp2.outcome import Consistency
 from methods.lrp2.probes import ProbeOptions, QueryBuilder
-from methods.lrp2.projection import all_pairs
 from methods.lrp2.results import has_rankings, hits_table, language_rankings
 from methods.lrp2.results import language_hits as read_hits
 from methods.lrp2.search import SearchResult, SearchStats

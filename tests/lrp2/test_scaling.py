@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from jobs import plan as plan_job
+from methods.backbone.projection import all_pairs
 from methods.lrp2 import scaling
 from methods.lrp2.footprint import bytes_per_row
 from methods.lrp2.lattice import schedule
 from methods.lrp2.measured import MEASURED
-from methods.lrp2.projection import all_pairs
 from methods.lrp2.scaling import BLOOMS, MACHINES, Sweep
 from methods.lrp2.spec import LRP2Spec
 from methods.lrp2.study import LRP2Study

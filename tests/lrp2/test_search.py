@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from methods.backbone.projection import all_pairs
 from methods.lrp2 import footprint
 from methods.lrp2 import search as search_module
 from methods.lrp2.lattice import schedule
-from methods.lrp2.projection import all_pairs
 from methods.lrp2.search import LayerSearch, OutOfMemory
 from tests.lrp2.cases import World, world
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from methods.backbone.projection import all_pairs
 from methods.lrp2.analysis.language import evaluate_language
-from methods.lrp2.projection import all_pairs
 from methods.lrp2.selection import (
     LanguageHits,
     SelectionOptions,

@@ -12,10 +12,10 @@ import torch
 from transformers import BloomConfig
 
 from methods.backbone import load_backbone
+from methods.backbone.projection import all_pairs
 from methods.lrp2 import search as search_module
 from methods.lrp2.benchmark.streaming import StreamingSettings, run_streaming, streaming_sentence, streaming_tables
 from methods.lrp2.lattice import schedule
-from methods.lrp2.projection import all_pairs
 from methods.lrp2.results import trial_record
 from methods.lrp2.search import LayerSearch
 from methods.lrp2.spec import LRP2Spec

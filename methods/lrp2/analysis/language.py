@@ -33,7 +33,7 @@ from methods.lrp2.selection import (
 )
 
 if TYPE_CHECKING:
-    from methods.lrp2.projection import Pair
+    from methods.backbone.projection import Pair
 
 
 @dataclass(frozen=True)

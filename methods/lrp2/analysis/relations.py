@@ -21,7 +21,7 @@ from methods.lrp2.outcome import LanguageOutcome, PairScore, RelationScore
 from methods.lrp2.selection import SelectionOptions, best_pair
 
 if TYPE_CHECKING:
-    from methods.lrp2.projection import Pair
+    from methods.backbone.projection import Pair
 
 
 # fmt: off

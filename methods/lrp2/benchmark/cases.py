@@ -28,9 +28,9 @@ from transformers.initialization import no_init_weights
 from methods.backbone import Backbone, ModelDescription, load_backbone, pack_sequences, view_model
 from methods.backbone.addresses import builtin_models
 from methods.backbone.footprint import PUBLISHED
+from methods.backbone.projection import LastLayer
 from methods.backbone.structure import find_blocks
 from methods.lrp2.probes import ProbeOptions, Query, QueryBuilder
-from methods.lrp2.projection import LastLayer
 from methods.lrp2.search import LayerSearch
 from orchestrator.data import FactSelection, prepare_facts
 from orchestrator.errors import Problems, UserError, did_you_mean

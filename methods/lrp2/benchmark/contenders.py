@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.backbone import Backbone
+from methods.backbone.projection import Pair
 from methods.instruments import wall_seconds
 from methods.lrp2.benchmark.peers import PEERS, peer_scores
 from methods.lrp2.naive import hits_of_scores, naive_scores
 from methods.lrp2.probes import Query
-from methods.lrp2.projection import Pair
 from methods.lrp2.search import LayerSearch, SearchStats
 
 SCORES, HITS, NAIVE = "lattice, scores", "lattice, hits", "naive"

@@ -24,6 +24,7 @@ import torch
 import transformers
 
 from methods.backbone import Backbone
+from methods.backbone.projection import Pair, all_pairs, parse_pairs
 from methods.instruments import peak_memory, wait, wall_seconds
 from methods.lrp2.benchmark.cases import (
     check_languages,
@@ -39,7 +40,6 @@ from methods.lrp2.benchmark.peers import PEERS, check_peer
 from methods.lrp2.benchmark.timing import clocked_blocks, matrix_rate
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import Query
-from methods.lrp2.projection import Pair, all_pairs, parse_pairs
 from orchestrator.errors import Problems, did_you_mean
 
 NEAR_TIE = 1e-5

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from methods.backbone import Backbone
+from methods.backbone.projection import Pair
 from methods.backbone.structure import find_blocks
 from methods.lrp2.naive import naive_scores
 from methods.lrp2.probes import Query
-from methods.lrp2.projection import Pair
 from orchestrator.errors import UserError
 
 # Module path -> what is added to its output.

@@ -39,10 +39,10 @@ from methods.backbone import load_backbone
 from methods.backbone.addresses import CONFIG, WEIGHT_INDEX
 from methods.backbone.base import FAMILIES
 from methods.backbone.footprint import PUBLISHED, Footprint
+from methods.backbone.projection import Pair, all_pairs
 from methods.lrp2.benchmark.cases import LOGIT_SPREAD, drawn_queries, random_shift
 from methods.lrp2.naive import hits_of_scores, naive_scores
 from methods.lrp2.probes import Query
-from methods.lrp2.projection import Pair, all_pairs
 from methods.lrp2.search import LayerSearch
 from orchestrator.errors import UserError
 from orchestrator.placement import in_bytes
