@@ -219,8 +219,9 @@ def report_extra(
         if word.startswith("-"):
             flag = word.split("=", 1)[0]
             hint = did_you_mean(flag, flags)
-            hint = hint if hint.startswith(" Did") else f" '{parser.prog} --help' lists all options."
-            hint = f" It belongs to --study {others[flag]}." if flag in others else hint
+            hint = hint if hint.startswith(" Did") else ""
+            hint += f" It belongs to --study {others[flag]}." if flag in others else ""
+            hint = hint or f" '{parser.prog} --help' lists all options."
             problems.add(f"There is no option {flag}.{hint}")
             after_option = "=" not in word
         elif after_option:

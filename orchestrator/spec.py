@@ -213,7 +213,8 @@ def _read_preset(
         where = f"{path}, line {key_node.start_mark.line + 1}: {key}"
         if key not in spec_type.model_fields:
             hint = did_you_mean(key, spec_type.model_fields)
-            hint = f" It belongs to 'study: {others[key]}'." if key in others else hint
+            if key in others:
+                hint = (hint if hint.startswith(" Did") else "") + f" It belongs to 'study: {others[key]}'."
             problems.add(f"{where} is not a key of this preset.{hint}")
         elif key in given:
             problems.add(f"{where} is given twice; keep one of them.")

@@ -17,7 +17,8 @@ class WalkSpec(SweepSpec):
 
     study: Literal["walk"] = Field("walk", description="which")
     steps: int = Field(3, description="steps to walk")
-    shoes: str = Field("boots", description="what is worn")
+    stride: int = Field(1, description="how long a step is")
+    footwear: str = Field("boots", description="what is worn")
 
 
 class SwimSpec(SweepSpec):
@@ -25,6 +26,7 @@ class SwimSpec(SweepSpec):
 
     study: Literal["swim"] = Field("swim", description="which")
     steps: int = Field(7, description="strokes to swim")
+    strides: int = Field(1, description="of the walk to the water")
     water: str = Field("lake", description="where")
 
 
@@ -44,23 +46,29 @@ def preset(folder: Path, text: str) -> str:
 
 
 def test_the_first_study_is_the_default() -> None:
-    assert parse("--steps", "5").spec == WalkSpec(steps=5)
+    assert parse("--steps", "5").spec == WalkSpec.model_validate({"steps": 5})
 
 
 def test_the_command_line_names_the_study() -> None:
-    assert parse("--study", "swim").spec == SwimSpec()
-    assert parse("--study=swim", "--water", "sea").spec == SwimSpec(water="sea")
+    assert parse("--study", "swim").spec == SwimSpec.model_validate({})
+    assert parse("--study=swim", "--water", "sea").spec == SwimSpec.model_validate({"water": "sea"})
 
 
 def test_the_preset_names_the_study_and_the_command_line_wins(tmp_path: Path) -> None:
     path = preset(tmp_path, "study: swim\nsteps: 9\n")
-    assert parse("--config", path).spec == SwimSpec(steps=9)
-    assert parse(f"--config={path}", "--study", "walk").spec == WalkSpec(steps=9)
+    assert parse("--config", path).spec == SwimSpec.model_validate({"steps": 9})
+    assert parse(f"--config={path}", "--study", "walk").spec == WalkSpec.model_validate({"steps": 9})
 
 
 def test_a_specification_survives_its_own_preset(tmp_path: Path) -> None:
-    made = SwimSpec(steps=2)
+    made = SwimSpec.model_validate({"steps": 2})
     assert parse("--config", preset(tmp_path, spec_to_yaml(made))).spec == made
+
+
+def test_an_option_that_is_nearly_known_and_known_elsewhere_gets_both_hints() -> None:
+    assert mistakes("--stride", "2", "--study", "swim") == [
+        "There is no option --stride. Did you mean '--strides'? It belongs to --study walk."
+    ]
 
 
 def test_an_unknown_study_gets_a_hint(tmp_path: Path) -> None:
@@ -69,12 +77,12 @@ def test_an_unknown_study_gets_a_hint(tmp_path: Path) -> None:
 
 
 def test_options_of_another_study_say_so(tmp_path: Path) -> None:
-    path = preset(tmp_path, "study: swim\nshoes: none\nwatter: sea\n")
-    found = mistakes("--config", path, "--shoes", "none", "--stepps", "3")
+    path = preset(tmp_path, "study: swim\nfootwear: none\nwatter: sea\n")
+    found = mistakes("--config", path, "--footwear", "none", "--stepps", "3")
     assert [problem.rpartition(". ")[2] if "Did" in problem else problem for problem in found] == [
-        "There is no option --shoes. It belongs to --study walk.",
+        "There is no option --footwear. It belongs to --study walk.",
         "Did you mean '--steps'?",
-        f"{path}, line 2: shoes is not a key of this preset. It belongs to 'study: walk'.",
+        f"{path}, line 2: footwear is not a key of this preset. It belongs to 'study: walk'.",
         "Did you mean 'water'?",
     ]
 
@@ -91,5 +99,5 @@ def test_help_shows_every_option_of_both_once(words: tuple[str, ...], capsys: py
     assert "--study {walk,swim}" in shown
     for heading in ("walking (--study walk):", "swimming (--study swim):", "where and how to run:"):
         assert shown.count(heading) == 1
-    assert shown.index("--shoes") < shown.index("--water") < shown.index("--output")
+    assert shown.index("--footwear") < shown.index("--water") < shown.index("--output")
     assert shown.count("--output") == 1

@@ -109,7 +109,9 @@ def summary(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Summary:
 
 class TestGrid:
     def test_a_stream_for_every_variant_list_folder_and_seed(self) -> None:
-        found = cells(PatcherSpec(language_lists=("all", "de+fr"), folders=4, folders_run=2, seeds=3))
+        found = cells(
+            PatcherSpec.model_validate({"language_lists": ("all", "de+fr"), "folders": 4, "folders_run": 2, "seeds": 3})
+        )
         assert list(dict.fromkeys(cell.variant.label for cell in found)) == [
             "Original model",
             "Fine-tuning",
@@ -123,14 +125,14 @@ class TestGrid:
         assert {cell.folder for cell in found} == {1, 2}
 
     def test_only_mpn_draws_languages(self) -> None:
-        spec = PatcherSpec(language_lists=("all", "en+de"))
+        spec = PatcherSpec.model_validate({"language_lists": ("all", "en+de")})
         drawn = {cell.variant.label: drawn_languages(spec, cell.variant, LANGUAGES) for cell in cells(spec)}
         assert drawn["Transformer-Patcher"] == ("en",)
         assert drawn["MPN (all)"] == ("de", "fr"), "another language than the edit's, as the paper has it"
         assert drawn["MPN (all), en de"] == ("en", "de")
 
     def test_without_options_a_patch_is_trained_as_released(self) -> None:
-        spec = PatcherSpec()
+        spec = PatcherSpec.model_validate({})
         for cell in cells(spec):
             assert stream_config(spec, cell, LANGUAGES).patches == PatchConfig()
 
@@ -181,7 +183,7 @@ class TestTexts:
             for language in LANGUAGES:
                 lines = [f"{claim(n, split + language)}\t{n}\tneutral\n" for n in range(rows)]
                 (folder / f"{split}-{language}.tsv").write_text("".join(lines))
-        made = PatcherStudy(PatcherSpec(task=f"xnli:{folder}"), tmp_path / "cache")
+        made = PatcherStudy(PatcherSpec.model_validate({"task": f"xnli:{folder}"}), tmp_path / "cache")
         made.prepare()
         shared = shared_texts(made.spec, made.task())
         assert (edit_split(made.task()), made.requests) == ("test", 10)
@@ -316,14 +318,14 @@ def test_published_data_with_a_tiny_model(source: str, real_data: Path, tmp_path
     )
     transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    task, languages = f"xnli:{real_data / 'xnli'}", ("en", "de", "ar", "zh")
+    task, languages = f"xnli:{real_data / 'xnli'}", ["en", "de", "ar", "zh"]
     if source == "fever":
-        languages = ("en", "de")
+        languages = ["en", "de"]
         (tmp_path / "fever").mkdir()
         published = gzip.decompress((real_data / "fever" / "paper_dev.jsonl.gz").read_bytes())
         (tmp_path / "fever" / "dev.jsonl").write_bytes(published)
         task = f"fever:{tmp_path / 'fever'}"
-        english = PatcherStudy(PatcherSpec(task=task), tmp_path / "cache")
+        english = PatcherStudy(PatcherSpec.model_validate({"task": task}), tmp_path / "cache")
         with pytest.raises(UserError, match="prepare_translations"):
             english.prepare()
         rows = prepare_labelled(task, cache=tmp_path / "cache").rows("edit", "en").to_pylist()
