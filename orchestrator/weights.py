@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,13 +161,13 @@ def bring(wanted: Checkpoint, source: Any, cache: Path) -> Path:
 def _copy(checkpoint: str, name: str, size: int, digest: str, source: Any, path: Path) -> None:
     import ray
 
-    starts = iter(range(0, size, CHUNK_BYTES))
-    under_way = [source.read.remote(checkpoint, name, start) for start, _ in zip(starts, range(AHEAD), strict=False)]
+    chunks = (source.read.remote(checkpoint, name, start) for start in range(0, size, CHUNK_BYTES))
+    under_way = list(islice(chunks, AHEAD))
     seen = hashlib.sha256()
     with path.open("xb") as file:
         while under_way:
             chunk = ray.get(under_way.pop(0))
-            under_way += [source.read.remote(checkpoint, name, start) for start in [next(starts, None)] if start]
+            under_way += islice(chunks, 1)
             seen.update(chunk)
             file.write(chunk)
     if seen.hexdigest() != digest:

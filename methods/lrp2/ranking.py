@@ -5,8 +5,9 @@ are computed only until the answer is certain: each row's log-normaliser has an 
 
     lse >= log( sum_{v in S} exp z_v + (V - |S|) exp( mean_{v not in S} z_v ) )
 
-(S: the tokens read anyway; Jensen's inequality on the rest, whose mean is one dot product with the mean row of the
-vocabulary matrix). What is compared is the difference between the gold object's score and a rival's,
+(S: the tokens read anyway, and those that are likely there under the unmodified model; Jensen's inequality on the rest,
+whose mean is one dot product with the mean row of the vocabulary matrix). What is compared is the difference between
+the gold object's score and a rival's,
 
     (raw_g - lse_g) / d_g - (raw_r - lse_r) / d_r - (1 / d_g - 1 / d_r) lse_common,
 
@@ -33,7 +34,7 @@ from methods.lrp2.tiles import ReadGroup, Tile
 
 # Tokens of each branch that is asked for hints, and rows whose hints are looked up together.
 LIKELY = 64
-ROWS_OF_HINTS = 256
+ROWS_OF_HINTS = 32
 # How much more of the vocabulary is summed up than an estimate says is enough.
 CAUTION = 1.25
 

@@ -36,7 +36,7 @@ from methods.lrp2.head import Head
 from methods.lrp2.lattice import Schedule, last_states, schedule
 from methods.lrp2.naive import hits_of_scores, naive_scores
 from methods.lrp2.probes import Query
-from methods.lrp2.ranking import Ranking, likely_tokens, rank
+from methods.lrp2.ranking import LIKELY, Ranking, likely_tokens, rank
 from methods.lrp2.streamed_head import StreamedHead
 from methods.lrp2.tiles import Tile, build_tile, plan_tiles
 from orchestrator.errors import UserError
@@ -237,15 +237,14 @@ class LayerSearch:
             progress=progress,
         )
         head_rows = 0.0
-        at_once = self._branches_at_once(tile)
+        at_once = self._branches_at_once(tile, len(last))
         rows = [places[id(query)] for query in members]
         score_parts = []
         ranked: Iterable[Ranking]
         if self.head.swept:
             ranked = [self._swept(last, tile, at_once)]
         else:
-            asked = last[: len(last) : -(-len(last) // (1 + len(last) // BRANCHES_PER_HINT))]
-            likely = likely_tokens(self.backbone.transform(asked), self.head)
+            likely = self._likely(last)
             states = (self.backbone.transform(part) for part in last.split(at_once))
             ranked = (rank(part, tile, self.head, likely, keep_scores=self.keep == "scores") for part in states)
         b = 0
@@ -342,15 +341,29 @@ class LayerSearch:
         process = 0 if self.device == "cuda" else int(psutil.Process().memory_full_info().uss)
         return int(TILE_SHARE * (self.memory_bytes - weights - process - working))
 
-    def _branches_at_once(self, tile: Tile) -> int:
+    def _likely(self, last: Tensor) -> Tensor:
+        """Hints for the normalisers of all branches [M, H]; none where every row is normalised anyway."""
+        assert self.head is not None
+        if self.keep == "scores":
+            return torch.empty(last.shape[1], 0, dtype=torch.long, device=last.device)
+        asked = last[:: -(-len(last) // _askers(len(last)))]
+        return likely_tokens(self.backbone.transform(asked), self.head)
+
+    def _branches_at_once(self, tile: Tile, branches: int) -> int:
         """Branches that the head takes together, so that its temporary tables stay small beside the states."""
         per_branch = len(tile.pack.need) * self.backbone.hidden_size * 8
         per_branch += (tile.raw_reads.numel() + 8 * len(tile.set_of) + 16 * tile.query_sets.numel()) * 4
         per_branch += sum(group.rows.numel() * group.tokens.shape[1] for group in tile.reads) * 12
+        per_branch += len(tile.pack.need) * _askers(branches) * LIKELY * 12
         room = HEAD_BYTES[self.device]
         if self.memory_bytes is not None:
             room = min(room, int(HEAD_SHARE * self.memory_bytes))
         return max(1, room // per_branch)
+
+
+def _askers(branches: int) -> int:
+    """How many branches, evenly spread and the unmodified model first, say which tokens are likely."""
+    return 1 + branches // BRANCHES_PER_HINT
 
 
 def _head(backbone: Backbone, dtype: torch.dtype) -> Head:
