@@ -74,7 +74,7 @@ def test_asha_stops_editors_that_lag_behind_and_tests_the_best(home: Path) -> No
     done = run_job("editor_sweep.py", home, "--name", "asha", *options, *few, *search, "--test-edits", "4")
     assert done.returncode == 0, done.stderr
     summary = json.loads((home / "asha" / "summary.json").read_text())
-    stopped = summary["stopped"]
+    stopped = summary["stopped_early"]
     assert stopped
     assert {one["step"] for one in stopped} == {20}
     assert summary["trials"]["done"] + len(stopped) == 6
