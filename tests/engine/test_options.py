@@ -17,7 +17,7 @@ class WalkSpec(SweepSpec):
 
     study: Literal["walk"] = Field("walk", description="which")
     steps: int = Field(3, description="steps to walk")
-    stride: int = Field(1, description="how long a step is")
+    mountain: int = Field(1, description="to climb")
     footwear: str = Field("boots", description="what is worn")
 
 
@@ -26,7 +26,7 @@ class SwimSpec(SweepSpec):
 
     study: Literal["swim"] = Field("swim", description="which")
     steps: int = Field(7, description="strokes to swim")
-    strides: int = Field(1, description="of the walk to the water")
+    mountains: int = Field(1, description="around the water")
     water: str = Field("lake", description="where")
 
 
@@ -66,8 +66,8 @@ def test_a_specification_survives_its_own_preset(tmp_path: Path) -> None:
 
 
 def test_an_option_that_is_nearly_known_and_known_elsewhere_gets_both_hints() -> None:
-    assert mistakes("--stride", "2", "--study", "swim") == [
-        "There is no option --stride. Did you mean '--strides'? It belongs to --study walk."
+    assert mistakes("--mountain", "2", "--study", "swim") == [
+        "There is no option --mountain. Did you mean '--mountains'? It belongs to --study walk."
     ]
 
 

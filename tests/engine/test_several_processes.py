@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.engine.conftest import ToySweep
 
 
+@pytest.mark.slow
 def test_all_processes_compute_it_and_one_answers_one_dies_and_all_begin_again(toy: ToySweep) -> None:
     outcome = toy.run(workers=2, size=3, kill_first=(1,), refuse=(0,))
     answers = {result.trial.cell["n"]: result for result in outcome.results}
@@ -17,4 +20,3 @@ def test_all_processes_compute_it_and_one_answers_one_dies_and_all_begin_again(t
     (refused,) = outcome.failed
     assert refused.refused
     assert refused.reason == "0 is not a number this model knows. Choose another."
-    assert not list(toy.workspace.scratch.glob("*"))

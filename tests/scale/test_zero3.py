@@ -94,7 +94,7 @@ def test_what_is_interrupted_goes_on_in_two_processes_or_in_one(folder: Path, tm
 
 SWEEP = (
     *("--model", "atlas-bloom", "--languages", "en,de", "--editors", "mend", "--training", "cross", "--seeds", "1"),
-    *("--lr", "1e-3", "--steps", "4", "--edits-per-step", "4", "--validate-every", "2", "--validation-edits", "3"),
+    *("--lr", "1e-4", "--steps", "4", "--edits-per-step", "4", "--validate-every", "2", "--validation-edits", "3"),
     *("--test-edits", "4", "--tracking", "none", "--name", "small"),
 )
 SHARDED = ("--placement", "zero3", "--workers-per-trial", "2", "--deepspeed", "cluster/deepspeed/zero3_cpu.json")
@@ -108,6 +108,7 @@ def record(home: Path) -> dict[str, Any]:
 
 
 def test_a_trial_of_two_processes_has_the_losses_of_a_trial_of_one(tmp_path: Path) -> None:
+    """At a learning rate that does not magnify rounding: at 1e-3 one process in float32 and in float64 differ by 0.1."""
     for home, how in ((tmp_path / "one", ()), (tmp_path / "two", SHARDED)):
         done = run_job("editor_sweep.py", home, *SWEEP, *how)
         assert done.returncode == 0, done.stderr
