@@ -109,7 +109,7 @@ def test_the_end_says_who_was_stopped_and_mlflow_gets_the_curves(
     out, _ = capsys.readouterr()
     assert "1 trials computed, 0 reused, 1 stopped early, 0 failed" in out
     assert "0 trials computed, 1 reused, 1 stopped early, 0 failed" in out
-    assert "- 1.0 at step 2: acc 2, loss 0.5" in out
+    assert "- rate=1.0 at step 2: acc 2, loss 0.5" in out
     summary = json.loads((toy.workspace.folder / "summary.json").read_text())
     assert summary["trials"] == {"planned": 2, "done": 0, "reused": 1, "failed": 0, "stopped_early": 1}
     assert summary["stopped_early"] == [{"cell": {"rate": 1.0}, "step": 2, "metrics": {"acc": 2.0, "loss": 0.5}}]

@@ -108,7 +108,7 @@ def record(home: Path) -> dict[str, Any]:
 
 
 def test_a_trial_of_two_processes_has_the_losses_of_a_trial_of_one(tmp_path: Path) -> None:
-    """At a learning rate that does not magnify rounding: at 1e-3 one process in float32 and in float64 differ by 0.1."""
+    """At a learning rate that does not magnify rounding: at 1e-3 float32 and float64 in one process differ by 0.1."""
     for home, how in ((tmp_path / "one", ()), (tmp_path / "two", SHARDED)):
         done = run_job("editor_sweep.py", home, *SWEEP, *how)
         assert done.returncode == 0, done.stderr
