@@ -55,7 +55,7 @@ def test_failed_trials_are_listed_and_the_answer_is_derived_from_the_others(toy:
     assert code == 1
     assert "1 numbers were squared." in out
     assert "1 trials failed" in errors
-    assert "- 1: ValueError: trial 1 fails on purpose" in errors
+    assert "- n=1: ValueError: trial 1 fails on purpose" in errors
     assert f"log: {toy.workspace.logs}" in errors
     assert json.loads((toy.workspace.folder / "summary.json").read_text())["trials"]["failed"] == 1
     assert "trial 1 fails on purpose" in (toy.workspace.folder / "report.html").read_text()

@@ -66,9 +66,9 @@ def test_a_specification_survives_its_own_preset(tmp_path: Path) -> None:
 
 
 def test_an_option_that_is_nearly_known_and_known_elsewhere_gets_both_hints() -> None:
-    assert mistakes("--mountain", "2", "--study", "swim") == [
-        "There is no option --mountain. Did you mean '--mountains'? It belongs to --study walk."
-    ]
+    (found,) = mistakes("--mountain", "2", "--study", "swim")
+    assert found.startswith("There is no option --mountain. Did you mean '--mountains'")
+    assert found.endswith("? It belongs to --study walk.")
 
 
 def test_an_unknown_study_gets_a_hint(tmp_path: Path) -> None:

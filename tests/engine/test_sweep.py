@@ -49,7 +49,7 @@ def test_only_what_is_missing_runs_and_a_damaged_file_is_set_aside(toy: ToySweep
     assert squares(again) == {n: float(n * n) for n in range(4)}
     counts = toy.counts()
     assert [counts[f"run-{n}"] for n in range(4)] == [1, 2, 2, 1]
-    assert "trial 1 is damaged" in again.warnings[0]
+    assert "trial n=1 is damaged" in again.warnings[0]
     assert len(list(damaged.parent.glob("*.damaged-*"))) == 1
 
 
