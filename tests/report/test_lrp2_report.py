@@ -24,6 +24,7 @@ def test_the_order_of_the_report(outcome: SearchOutcome) -> None:
         "Which layers?",
         "How far apart may the layers be?",
         "How wide is the gap?",
+        "Do languages rank alike?",
         "What was decided on the way",
     ]
 
