@@ -77,8 +77,9 @@ def headline(outcome: NeuronOutcome) -> str:
     count = len(outcome.languages)
     chance = "" if math.isnan(outcome.chance) else f", chance {outcome.chance:.1f}%"
     text = (
-        f"With LRP2 {more} of {count} languages have clearly more knowledge neurons in common with "
-        f"{language_name(outcome.pivot_code)}, {less} clearly fewer: {change} points on average, on top of "
+        f"By their own 95% intervals {more} of {count} languages have more knowledge neurons in common with "
+        f"{language_name(outcome.pivot_code)} under LRP2 and {less} fewer, where luck alone makes about "
+        f"{0.05 * count:.1f}: {change} points on average, on top of "
         f"{_mean(outcome, PLAIN):.1f}% for the same relation "
         f"({mean([one.different(PLAIN) for one in outcome.languages]):.1f}% for different relations{chance})."
     )
@@ -171,7 +172,7 @@ def _paper_table(outcome: NeuronOutcome) -> Table:
         )
     return Table(
         title="Beside the paper",
-        columns=["What", "Language", "Same", "Different", "Average"],
+        columns=["What", "Where", "Same", "Different", "Average"],
         rows=rows,
         note=f"The paper: {paper.RELATIONS} relations of mLAMA, sets of 20 of 3,072 neurons, for which chance is 0.7%. "
         f"Here: {len(outcome.relations)} relations, {outcome.width:,} neurons in a layer. Average: over all pairs of "
