@@ -58,7 +58,8 @@ class Head:
         """Prepares a backbone's unembedding; logits are computed in `dtype`."""
         weight, bias = unembedding
         vocabulary, tile = len(weight), VOCABULARY_TILE[weight.device.type]
-        edges = sorted({0, *(round(part * vocabulary) for part in LEVELS)})
+        grain = tile if vocabulary > tile / LEVELS[0] else 1  # levels of whole tiles
+        edges = sorted({0, vocabulary, *(round(part * vocabulary / grain) * grain for part in LEVELS[:-1])})
         left = torch.tensor([vocabulary - edge for edge in edges[:-1]], device=weight.device).double()
         parts = [[part.double().sum(0) for part in weight[a:b].split(tile)] for a, b in pairwise(edges)]
         sums = torch.stack([torch.stack(part).sum(0) for part in parts])
@@ -122,16 +123,16 @@ class Head:
         """About the variance of the logits over the vocabulary: states [..., D] to [...]."""
         return (states.to(self.dtype) @ self.spread).to(self.accumulator).square().sum(-1)
 
-    def exponentials(self, states: Tensor, shift: Tensor, level: int) -> Tensor:
+    def exponentials(self, states: Tensor, shift: Tensor, before: int, after: int) -> Tensor:
         """Sum of exp(z_v - shift) over the vocabulary between two levels; no [R, V] matrix is ever held.
 
         Args:
             states: [R, D].
             shift: [R], keeps the exponentials in range.
-            level: the level before the part.
+            before, after: the levels.
         """
         height, width = ROW_TILE[states.device.type], VOCABULARY_TILE[states.device.type]
-        first, stop = self.edges[level], self.edges[level + 1]
+        first, stop = self.edges[before], self.edges[after]
         total = torch.zeros_like(shift)
         buffer = torch.empty(min(height, len(states)), width, dtype=self.dtype, device=states.device)
         for start in range(0, len(states), height):
@@ -215,11 +216,13 @@ class Normalisers:
         level, total, shift, target = (t.view(-1) for t in (self.level, self.total, self.shift, target.contiguous()))
         moved = (target > level).nonzero()[:, 0]
         for step in range(self.last):
-            index = moved[(level[moved] == step) & (target[moved] > step)]
-            if len(index):
-                total[index] += self.head.exponentials(states[index], shift[index], step)
-                level[index] += 1
-                self._renew(index, states[index], step + 1)
+            here = moved[(level[moved] == step) & (target[moved] > step)]
+            to_the_end = target[here] == self.last
+            for index, reached in ((here[to_the_end], self.last), (here[~to_the_end], step + 1)):
+                if len(index):
+                    total[index] += self.head.exponentials(states[index], shift[index], step, reached)
+                    level[index] = reached
+                    self._renew(index, states[index], reached)
 
     def _renew(self, index: Tensor, states: Tensor, level: int) -> None:
         """Bounds and estimates of rows that have reached a level."""
