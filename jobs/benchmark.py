@@ -106,13 +106,25 @@ def parser() -> argparse.ArgumentParser:
     add("--pairs", type=_words, metavar="I/J,...", help="layer pairs such as 4/10; default: all")
     add("--sample-pairs", type=int, metavar="N", help="run the other contenders on N pairs and scale; default: all")
     add("--repeats", type=int, default=2, metavar="N", help="runs of every contender, in turn; default: 2")
-    add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
+    _threads_option(add)
     add("--memory", metavar="SIZE", help="bound for the lattice's memory, e.g. 4GB; default: no bound")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    _device_option(add)
     add("--dtype", choices=("float32", "float64", "bfloat16"), default="float32", help="default: float32")
     add("--growth", action="store_true", help="also measure how time grows with queries, languages and layers")
-    add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
+    _json_option(add)
     return top
+
+
+def _threads_option(add: Callable[..., Any]) -> None:
+    add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
+
+
+def _device_option(add: Callable[..., Any]) -> None:
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+
+
+def _json_option(add: Callable[..., Any]) -> None:
+    add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
 
 
 def _editing_options(commands: Any) -> None:
@@ -143,9 +155,9 @@ def _editing_options(commands: Any) -> None:
         metavar="N",
         help="runs of every contender, in turn; default: 3, or fewer where these would take more than two minutes",
     )
-    add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
+    _threads_option(add)
+    _device_option(add)
+    _json_option(add)
 
 
 def _patching_options(commands: Any) -> None:
@@ -169,9 +181,9 @@ def _patching_options(commands: Any) -> None:
         metavar="N",
         help="runs of every contender, in turn; default: 2, or 1 where 2 would take more than four minutes",
     )
-    add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
+    _threads_option(add)
+    _device_option(add)
+    _json_option(add)
 
 
 def _streaming_options(commands: Any) -> None:
@@ -189,8 +201,8 @@ def _streaming_options(commands: Any) -> None:
     add("--pairs", type=int, default=138, metavar="N", help="layer pairs, evenly spread; default: 138")
     add("--compare-pairs", type=int, default=12, metavar="N", help="of them, searched in memory too; default: 12")
     add("--offload-pairs", type=int, default=2, metavar="N", help="of them, run offloaded to disk too; default: 2")
-    add("--threads", type=int, metavar="N", help="threads of torch; default: one per core")
-    add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
+    _threads_option(add)
+    _json_option(add)
 
 
 def _weights_options(commands: Any) -> None:
@@ -205,7 +217,7 @@ def _weights_options(commands: Any) -> None:
     add("--model", required=True, metavar="FOLDER", help="a model folder, or a built-in model")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="that it is stored in; default: float32")
     add("--processes", type=_counts, default=(1, 2, 4), metavar="N,...", help="default: 1,2,4")
-    add("--json", metavar="FILE", help="write all figures as JSON; - writes them, and nothing else, to the terminal")
+    _json_option(add)
 
 
 def run(console: Console, errors: Console, signals: StopSignals) -> int:

@@ -31,7 +31,7 @@ from methods.lrp2.racing import Race
 from methods.lrp2.results import hits_table
 from methods.lrp2.search import LayerSearch, SearchResult, part_of, spread
 from methods.lrp2.spec import LRP2Spec
-from orchestrator.data import FactSelection, FactStore, SentenceStore, prepare_facts, prepare_sentences
+from orchestrator.data import FactStore, SentenceStore, facts_beside, prepare_sentences
 from orchestrator.errors import Problems, UserError, did_you_mean
 from orchestrator.needs import ModelNeeds
 from orchestrator.study import Estimate, Study, Summary, Trial, TrialContext, TrialResult
@@ -86,7 +86,11 @@ class LRP2Study(Study[LRP2Spec]):
             problems.add(NAIVE_IN_ONE_PIECE.format(spec.placement))
         if spec.search == "naive":
             self.placements = frozenset({"single"})  # type: ignore[misc]
-        source = problems.collect(self._prepare_facts)
+        source = problems.collect(
+            lambda: facts_beside(
+                spec.facts, spec.pools, spec.pivot, spec.languages, relations=spec.relations, cache=self.cache
+            )
+        )
         problems.raise_if_any()
         assert source is not None
         self.pivot_facts, self.facts = self._select(source)
@@ -112,14 +116,6 @@ class LRP2Study(Study[LRP2Spec]):
             cache=self.cache,
         )
         self.probe = self._probe_options()
-
-    def _prepare_facts(self) -> FactStore:
-        """All facts of the source; every language and relation that is asked for must be there."""
-        spec = self.spec
-        languages = None if spec.languages is None else tuple(dict.fromkeys((spec.pivot, *spec.languages)))
-        pools = None if spec.pools is None else str(spec.pools)
-        selection = FactSelection(languages, spec.relations)
-        return prepare_facts(spec.facts, pools=pools, selection=selection, cache=self.cache).select(languages=None)
 
     def _select(self, source: FactStore) -> tuple[FactStore, FactStore]:
         """The pivot's facts, all of them, and those of the languages to search."""

@@ -41,7 +41,7 @@ def estimate_neurons(study: NeuronStudy, trials: Sequence[Trial], threads: int) 
         return Estimate(0.0, 0.0)
     spec = study.spec
     torch.set_num_threads(threads)
-    device = "cuda" if spec.gpus_per_trial and torch.cuda.is_available() else "cpu"
+    device = "cuda" if spec.gpus_per_trial != 0 and torch.cuda.is_available() else "cpu"
     backbone = load_backbone(spec.model, dtype=getattr(torch, spec.dtype), device=device)
     flops, sample = 0.0, []
     for trial in trials:

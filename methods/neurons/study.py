@@ -24,7 +24,7 @@ from methods.neurons.results import LRP2, PLAIN, LanguageNeurons, LanguageRecord
 from methods.neurons.running import Runner, least_memory
 from methods.neurons.similarity import centre_of, compare_states, query_states
 from methods.neurons.spec import NeuronSpec
-from orchestrator.data import FactSelection, FactStore, SentenceStore, prepare_facts, prepare_sentences
+from orchestrator.data import FactStore, SentenceStore, facts_beside, prepare_sentences
 from orchestrator.errors import Problems, UserError, did_you_mean
 from orchestrator.study import Estimate, Study, Summary, Trial, TrialContext, TrialResult
 
@@ -45,6 +45,7 @@ class NeuronStudy(Study[NeuronSpec]):
 
     name = "neurons"
     result_version = 1
+    checkpoints = ("model",)
     spec_type = NeuronSpec
 
     facts: FactStore
@@ -60,7 +61,11 @@ class NeuronStudy(Study[NeuronSpec]):
         spec, problems = self.spec, Problems()
         problems.collect(lambda: check_model(spec.model))
         description = None if problems.found else problems.collect(lambda: describe_model(spec.model))
-        source = problems.collect(self._prepare_facts)
+        source = problems.collect(
+            lambda: facts_beside(
+                spec.facts, spec.pools, spec.pivot, spec.languages, relations=spec.relations, cache=self.cache
+            )
+        )
         if description is not None and source is not None:
             self.description = description
             self.model_hash = model_fingerprint(spec.model, self.cache)
@@ -75,14 +80,6 @@ class NeuronStudy(Study[NeuronSpec]):
         self.sentences = prepare_sentences(
             spec.sentences, (spec.pivot, *self.languages), limit=spec.max_sentences, facts=source, cache=self.cache
         )
-
-    def _prepare_facts(self) -> FactStore:
-        """All facts of the source; every language and relation that is asked for must be there."""
-        spec = self.spec
-        languages = None if spec.languages is None else tuple(dict.fromkeys((spec.pivot, *spec.languages)))
-        pools = None if spec.pools is None else str(spec.pools)
-        selection = FactSelection(languages, spec.relations)
-        return prepare_facts(spec.facts, pools=pools, selection=selection, cache=self.cache).select(languages=None)
 
     def _select(self, source: FactStore) -> tuple[FactStore, FactStore, FactStore]:
         """The facts to study, of the languages and of the pivot, and all of the pivot's, to find parallel ones in."""

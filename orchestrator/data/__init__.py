@@ -2,7 +2,7 @@
 
 from orchestrator.data.atomic import folder_atomically, write_atomically
 from orchestrator.data.claims import CLAIMS_SCHEMA, load_claims
-from orchestrator.data.facts import FactSelection, FactStore, Pool, prepare_facts
+from orchestrator.data.facts import FactSelection, FactStore, Pool, facts_beside, prepare_facts
 from orchestrator.data.schema import FACTS_SCHEMA, OBJECT_SLOT, POOLS_SCHEMA, SUBJECT_SLOT
 from orchestrator.data.sentences import SentenceStore, prepare_sentences
 
@@ -16,6 +16,7 @@ __all__ = [
     "FactStore",
     "Pool",
     "SentenceStore",
+    "facts_beside",
     "folder_atomically",
     "load_claims",
     "prepare_facts",

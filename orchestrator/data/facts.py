@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -228,3 +228,28 @@ def _described(selection: FactSelection) -> str:
     if selection.split is not None:
         parts.append(f"the split {selection.split!r}")
     return " and ".join(parts) or "all relations"
+
+
+def facts_beside(
+    address: str,
+    pools: Path | str | None,
+    pivot: str,
+    languages: Sequence[str] | None,
+    *,
+    relations: Sequence[str] | None,
+    cache: Path,
+) -> FactStore:
+    """All facts of a source in some languages and in the pivot they are compared with.
+
+    Args:
+        address, pools, cache: as for `prepare_facts`; `pools` may be a path.
+        languages: those asked for beside the pivot; None takes all.
+        relations: those asked for; None takes all.
+
+    Raises:
+        UserError: the source cannot be read, or a language or relation that is asked for is not there.
+    """
+    wanted = None if languages is None else tuple(dict.fromkeys((pivot, *languages)))
+    selection = FactSelection(wanted, None if relations is None else tuple(relations))
+    known = None if pools is None else str(pools)
+    return prepare_facts(address, pools=known, selection=selection, cache=cache).select(languages=None)

@@ -72,7 +72,7 @@ def estimate_streams(study: PatcherStudy, trials: Sequence[Trial], threads: int)
         note = "the classifier is not trained yet, so no time can be measured: ask again once its trial is finished"
         return Estimate(flops, 0.0, (note,))
     torch.set_num_threads(threads)
-    device = "cuda" if study.spec.gpus_per_trial and torch.cuda.is_available() else "cpu"
+    device = "cuda" if study.spec.gpus_per_trial != 0 and torch.cuda.is_available() else "cpu"
     seconds: dict[VariantName, float] = {}
     with TemporaryDirectory() as scratch:
         context = TrialContext(

@@ -80,6 +80,7 @@ class PatcherStudy(Study[PatcherSpec]):
 
     name = "patchers"
     result_version = 1
+    checkpoints = ("model", "classifier")
     spec_type = PatcherSpec
 
     description: ModelDescription
