@@ -26,7 +26,8 @@ from orchestrator.workspace import output_root
 LAYER_SEARCH = """\
 The layer search over all pairs: the lattice (all scores, and hits only) against the naive loop, and against pyvene and
 nnsight where asked, on the same queries in turn. Models have published sizes and random weights, queries the lengths
-of mLAMA's; nothing is downloaded. A model folder is measured with its own weights, with --facts on real facts."""
+of mLAMA's; nothing is downloaded. A model folder is measured with its own weights, with --facts on real facts. Several
+numbers of queries show how time and peak memory of the lattice grow, each in a process of its own; nobody else runs."""
 
 EDITING = """\
 An editor that edits many requests at once, against one edit at a time with the whole model: evaluation (acc and con)
@@ -71,6 +72,7 @@ EXAMPLES = """examples:
   python jobs/benchmark.py layer-search --shape bloom-560m --queries 4 --repeats 3 --json bloom.json
   python jobs/benchmark.py layer-search --shape mbert --languages de,zh --against naive,pyvene,nnsight --pairs 4/10,5/9
   python jobs/benchmark.py layer-search --shape llama-160m --against none --growth
+  python jobs/benchmark.py layer-search --shape mbert --queries 1,10,40 --memory 2GB
   python jobs/benchmark.py layer-search --shape models/mbert --facts mlama:mlama1.1.zip --pools mlama_objects.zip"""
 
 
@@ -93,7 +95,13 @@ def parser() -> argparse.ArgumentParser:
     add("--shape", required=True, help="mbert, xlm-r, bloom-560m, llama-160m, a built-in model or a model folder")
     add("--layers", type=int, metavar="N", help="only the first N blocks; default: all")
     add("--languages", type=_words, metavar="A,B", help="languages of the queries; default: all")
-    add("--queries", type=int, default=8, metavar="N", help="number of queries; default: 8")
+    add(
+        "--queries",
+        type=_counts,
+        default=(8,),
+        metavar="N[,N...]",
+        help="number of queries; several show how time and memory grow; default: 8",
+    )
     add("--facts", metavar="ADDRESS", help="real facts for a model folder, as for the sweep: mlama:<zip>, atlas, ...")
     add("--pools", metavar="ZIP", help="candidate objects for mlama facts")
     add(
@@ -310,17 +318,26 @@ def run_layer_search(options: argparse.Namespace, console: Console, errors: Cons
     memory = _bytes(options.memory)
     import torch
 
-    from methods.lrp2.benchmark import Settings, run_benchmark, sentence, tables
+    from methods.lrp2.benchmark import (
+        Settings,
+        memory_sentence,
+        memory_tables,
+        run_benchmark,
+        run_memory,
+        sentence,
+        tables,
+    )
 
+    several = len(options.queries) > 1
     settings = Settings(
         shape=options.shape,
         cache=output_root(None) / "cache",
         layers=options.layers,
         languages=options.languages,
-        queries=options.queries,
+        queries=options.queries[0],
         facts=options.facts,
         pools=options.pools,
-        against=() if options.against == ("none",) else options.against,
+        against=() if several or options.against == ("none",) else options.against,
         pairs=options.pairs,
         sample_pairs=options.sample_pairs,
         repeats=options.repeats,
@@ -330,6 +347,9 @@ def run_layer_search(options: argparse.Namespace, console: Console, errors: Cons
         dtype=options.dtype,
         growth=options.growth,
     )
+    if several:
+        grown = run_memory(settings, options.queries, lambda text: say(errors, text))
+        return _show(grown, lambda: memory_tables(grown), lambda: memory_sentence(grown), options.json, console)
     result = run_benchmark(settings, lambda text: say(errors, text))
     return _show(result, lambda: tables(result), lambda: sentence(result), options.json, console)
 
@@ -362,6 +382,8 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _counts(text: str) -> tuple[int, ...]:
+    if not _words(text):
+        raise argparse.ArgumentTypeError("no number is given")
     return tuple(int(word) for word in _words(text))
 
 

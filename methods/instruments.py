@@ -1,10 +1,12 @@
-"""Instruments of the benchmarks: wall time and peak memory, on a CPU or a GPU."""
+"""Instruments of the benchmarks: wall time and peak memory, on a CPU or a GPU, and processes of their own."""
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,3 +51,9 @@ def peak_memory(device: str, every: float = 0.005) -> Iterator[Callable[[], int]
     finally:
         done.set()
         watcher.join()
+
+
+def alone(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs a function of a module in a fresh process, so that its peak is its own, and returns what it returns."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()

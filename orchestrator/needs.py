@@ -29,6 +29,8 @@ class ModelNeeds:
         rows: packed rows of the whole grid.
         flops: floating-point operations of the whole grid; 0 where they are not known.
         training: gradients and moments of what is trained.
+        repeated: share of the operations that every process of a sharded trial computes anew.
+        passes: passes through a sharded model, over the whole grid; each of them gathers the weights.
         gpu_rate: operations per second to expect of one GPU, where nobody says better.
         model: what it is, for sentences.
     """
@@ -48,6 +50,8 @@ class ModelNeeds:
     rows: float = 0.0
     flops: float = 0.0
     training: int = 0
+    repeated: float = 0.0
+    passes: float = 0.0
     gpu_rate: float = 1e13
     model: str = "the model"
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from orchestrator.console import duration, say
 from orchestrator.placement import Node, in_bytes, this_machine
 from orchestrator.planner import Plan, in_hours
+from orchestrator.schedule import makespan
 from orchestrator.study import Estimate, Study, Trial
 from orchestrator.sweep import finished_trials, stopped_trials
 from orchestrator.workspace import Workspace
@@ -42,9 +43,9 @@ def show_plan(
     console.print(grid)
 
     placement = plan.placement
-    estimate = _estimate(study, pending, plan)
-    cores, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
     share = sum(trial.cost for trial in pending) / total
+    estimate = _estimate(study, pending, plan, share)
+    cores, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
     at_a_time = max(1, min(placement.concurrent, len(pending)))
     about = "at most about" if rules else "about"
     facts = {
@@ -56,7 +57,7 @@ def show_plan(
         "placement": str(placement),
         "work": f"{estimate.flops:.2e} floating-point operations",
         "memory": f"at least {in_bytes(plan.chosen.least)} a trial, up to what the placement gives it",
-        "time": f"{about} {_time(estimate, plan, at_a_time, share)}" if pending else "nothing to compute",
+        "time": f"{about} {_time(estimate, plan, pending, at_a_time, share)}" if pending else "nothing to compute",
         "results": str(workspace.folder),
     }
     width = max(len(name) for name in facts)
@@ -68,16 +69,17 @@ def show_plan(
         say(console, f"Note: {note}")
 
 
-def _estimate(study: Study[Any], pending: Sequence[Trial], plan: Plan) -> Estimate:
-    """Measured by the study where this machine can run a trial as placed; else the operations that the plan counts."""
+def _estimate(study: Study[Any], pending: Sequence[Trial], plan: Plan, share: float) -> Estimate:
+    """Measured by the study where this machine can run a trial as placed; else this share of what the plan counts."""
     here = not plan.placement.gpus or this_machine(with_gpus=True).gpus > 0
     if plan.placement.kind == "single" and here and study.can_measure:
         return study.estimate(pending, plan.placement.cpus)
-    return Estimate(plan.needs.flops, 0.0)
+    return Estimate(share * plan.needs.flops, 0.0)
 
 
-def _time(estimate: Estimate, plan: Plan, at_a_time: int, share: float) -> str:
-    """What the rest of the grid takes: measured, or computed by the planner."""
+def _time(estimate: Estimate, plan: Plan, pending: Sequence[Trial], at_a_time: int, share: float) -> str:
+    """What the rest of the grid takes: measured and handed out as in the sweep, or computed by the planner."""
     if estimate.seconds or plan.chosen.seconds is None:
-        return duration(estimate.seconds / at_a_time)
+        total = sum(trial.cost for trial in pending) or 1.0
+        return duration(makespan([estimate.seconds * trial.cost / total for trial in pending], at_a_time))
     return f"{in_hours(share * plan.chosen.seconds)}, computed and not measured"

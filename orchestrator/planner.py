@@ -26,6 +26,8 @@ from orchestrator.spec import SweepSpec
 
 READ_RATE = 2e9
 """Bytes per second that a node reads weights with, shared by its trials: one NVMe disk."""
+GATHER_RATE = 25e9
+"""Bytes per second that a process of a sharded trial gathers weights with: a link of 200 Gb/s for each of them."""
 CORE_RATE = 3e10
 """Floating-point operations per second of a CPU core: a layer search in float32 on the machine this was written on."""
 MOST_ON_A_GPU = 4
@@ -44,6 +46,7 @@ class Option:
         placement: what each trial gets, where it fits.
         tile_rows, tiles: packed rows of a tile, and tiles of the whole grid.
         read: bytes of weights read from storage while computing, over the whole grid.
+        gathered: bytes of weights that each process of a sharded trial gets from the others, over the whole grid.
         seconds: of the whole grid, if its operations are known.
     """
 
@@ -56,6 +59,7 @@ class Option:
     tile_rows: int = 0
     tiles: int = 0
     read: int = 0
+    gathered: float = 0.0
     seconds: float | None = None
 
     @property
@@ -85,6 +89,8 @@ class Option:
             text += f", {in_hours(self.seconds)} with {self.placement.concurrent} at a time"
         if self.read:
             text += f", reads {in_bytes(self.read)} of weights in {self.tiles:,} tiles of {self.tile_rows:,} rows"
+        if self.gathered:
+            text += f", each process gathers {in_bytes(self.gathered)} of weights"
         return text
 
 
@@ -137,8 +143,9 @@ class Plan:
             )
         if hours and chosen.seconds is not None:
             rate = f"{self.gpu_rate:.1e} operations a second on a GPU" if chosen.gpus else f"{CORE_RATE:.0e} on a core"
-            read = f" and {in_bytes(READ_RATE)} a second read by a node" if chosen.read else ""
-            said.append(f"Hours are computed, not measured: {needs.flops:.2e} operations, {rate}{read}.")
+            moved = f" and {in_bytes(READ_RATE)} a second read by a node" if chosen.read else ""
+            moved += f" and {in_bytes(GATHER_RATE)} a second gathered by a process" if chosen.gathered else ""
+            said.append(f"Hours are computed, not measured: {needs.flops:.2e} operations, {rate}{moved}.")
         return said
 
 
@@ -292,17 +299,25 @@ def _weigh(
     rows = min(rows, math.ceil(needs.rows * max(costs, default=0.0) / total))
     tiles = [math.ceil(needs.rows * cost / total / rows) if rows else 0 for cost in costs]
     streamed = needs.weights if option.way == "stream" else 0
+    gathered = needs.passes * needs.weights if option.way == "zero3" else 0.0
     seconds = None
     if needs.flops:
-        speed = rate * (min(option.gpus, 1.0) if option.gpus else placement.cpus) * option.workers
+        together = option.workers / (1 + needs.repeated * (option.workers - 1))
+        speed = rate * (min(option.gpus, 1.0) if option.gpus else placement.cpus) * together
         read_rate = READ_RATE / -(-placement.concurrent // len(nodes))
         each = [
-            max(needs.flops * cost / total / speed, count * streamed / read_rate)
+            max(needs.flops * cost / total / speed, count * streamed / read_rate, gathered * cost / total / GATHER_RATE)
             for cost, count in zip(costs, tiles, strict=True)
         ]
         seconds = makespan(each, placement.concurrent)
     return replace(
-        option, placement=placement, tile_rows=rows, tiles=sum(tiles), read=sum(tiles) * streamed, seconds=seconds
+        option,
+        placement=placement,
+        tile_rows=rows,
+        tiles=sum(tiles),
+        read=sum(tiles) * streamed,
+        gathered=gathered,
+        seconds=seconds,
     )
 
 

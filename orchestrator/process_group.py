@@ -5,6 +5,11 @@ none does. The trial's own actor computes nothing: it starts a member in every b
 `torch.distributed` reads (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``), and follows what
 they say. All members run the study's `load` and `run`; what process 0 reports and returns is the trial's. When one of
 them fails, all are ended, and Tune starts the trial again as a whole.
+
+Ray Train does not start them, because it reserves a placement group of its own beside Tune's, which stays reserved when
+the trial's actor is killed on a Ray without a dashboard, as a job's own is: the next try would wait for ever. Its
+workers also report only all together and hear nothing back, so that none could wait at a rung, and only the end of its
+caller, or of a worker, ends a training.
 """
 
 from __future__ import annotations
@@ -106,9 +111,12 @@ def environments(places: Sequence[Place], threads: int) -> list[dict[str, str]]:
 class Member:
     """One process of a trial; imports of torch wait until the environment is set."""
 
+    def __init__(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.heard = threading.Semaphore(0)
+
     def place(self) -> Place:
         """Where this process is, and a port that is free there."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         context = ray.get_runtime_context()
         gpus = tuple(context.get_accelerator_ids().get("GPU", []))
         with socket.socket() as free:
@@ -123,10 +131,11 @@ class Member:
     def run(self, task: Task, rank: int) -> Iterator[Any]:
         """Computes the trial; yields ``("progress", fraction)``, ``("report", step, metrics)``, at last an `Outcome`.
 
-        The computation has a thread of its own, so that what it says goes out at once.
+        The computation has a thread of its own, so that what it says goes out at once. After a report it waits for
+        `go_on`: process 0 goes no further than a rung until it is decided, and with it the others, who need it.
         """
         said: queue.Queue[Any] = queue.Queue()
-        thread = threading.Thread(target=_compute, args=(task, rank, said.put), daemon=True)
+        thread = threading.Thread(target=_compute, args=(task, rank, said.put, self.heard.acquire), daemon=True)
         thread.start()
         while True:
             word = said.get()
@@ -136,9 +145,18 @@ class Member:
             if isinstance(word, Outcome):
                 return
 
+    def go_on(self) -> None:
+        """The trial has taken the latest report and may continue."""
+        self.heard.release()
 
-def _compute(task: Task, rank: int, say: Callable[[Any], None]) -> None:
+
+def _compute(task: Task, rank: int, say: Callable[[Any], None], wait: Callable[[], object]) -> None:
     """Runs in the thread of a member; ends with an `Outcome` or an exception."""
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        say(("report", step, dict(metrics)))
+        wait()
+
     try:
         if task.folder.is_dir():
             os.chdir(task.folder)
@@ -155,7 +173,7 @@ def _compute(task: Task, rank: int, say: Callable[[Any], None]) -> None:
             placement=task.placement.kind,
         )
         if rank == 0:
-            context = replace(context, report=lambda step, metrics: say(("report", step, dict(metrics))))
+            context = replace(context, report=report)
         reset_peak()
         known = len(task.study.warnings)
         at_hand(task.study, task.offer, context.cache)
@@ -190,6 +208,7 @@ def run_together(task: Task, context: TrialContext) -> Outcome:
         kind.options(
             num_cpus=task.placement.cpus,
             num_gpus=task.placement.gpus,
+            max_concurrency=2,  # it hears while it runs
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
         ).remote()
         for bundle in range(size)
@@ -202,7 +221,7 @@ def run_together(task: Task, context: TrialContext) -> Outcome:
         streams = [
             member.run.options(num_returns="streaming").remote(handed, rank) for rank, member in enumerate(members)
         ]
-        outcomes = _follow(streams, context)
+        outcomes = _follow(streams, context, members[0].go_on.remote)
     except RayActorError as error:
         raise RuntimeError(
             f"one of the {size} processes of the trial died (killed, out of memory, or a crash in native code)"
@@ -215,8 +234,8 @@ def run_together(task: Task, context: TrialContext) -> Outcome:
     )
 
 
-def _follow(streams: Sequence[Any], context: TrialContext) -> list[Outcome]:
-    """Passes on what the members say until all have ended."""
+def _follow(streams: Sequence[Any], context: TrialContext, go_on: Callable[[], object]) -> list[Outcome]:
+    """Passes on what the members say until all have ended; lets process 0 go on after each of its reports."""
     outcomes: dict[int, Outcome] = {}
     waiting = {stream: rank for rank, stream in enumerate(streams)}
     while waiting:
@@ -234,6 +253,7 @@ def _follow(streams: Sequence[Any], context: TrialContext) -> list[Outcome]:
             context.progress(word[1])
         else:
             context.report(word[1], word[2])
+            go_on()
     return [outcomes[rank] for rank in range(len(streams))]
 
 

@@ -40,9 +40,10 @@ def cluster_address() -> str | None:
     A Ray that merely happens to run on the machine is left alone.
     """
     address = os.environ.get("RAY_ADDRESS", "").strip()
-    if address.startswith(("http://", "https://")):
+    if "://" in address:
+        where = "where jobs are submitted" if address.startswith("http") else "where Ray's remote clients connect"
         raise UserError(
-            f"RAY_ADDRESS is {address}, where jobs are submitted, not a cluster to run on. Submit this command with "
+            f"RAY_ADDRESS is {address}, {where}, not a cluster to run on. Submit this command with "
             "'ray job submit --working-dir . -- python ...', or unset RAY_ADDRESS to run on this machine."
         )
     return None if address in ("", "local") else address
@@ -58,7 +59,13 @@ def reachable_nodes(spec: SweepSpec) -> Iterator[list[Node]]:
     with connected(address, None):
         import ray
 
-        yield [_described(node, spec) for node in cluster_nodes(ray.nodes())]
+        nodes = cluster_nodes(ray.nodes())
+        if not nodes:
+            raise UserError(
+                f"The Ray cluster at {address} has no node with CPU cores for trials yet. How a sweep is placed is "
+                "decided once, when it starts: wait until its workers are up, then run the same command again."
+            )
+        yield [_described(node, spec) for node in nodes]
 
 
 def _described(node: Node, spec: SweepSpec) -> Node:
@@ -108,7 +115,8 @@ def connected(address: str | None, machine: Node | None) -> Iterator[None]:
             environment = None if in_ray_job() else {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
             ray.init(address=address, runtime_env=environment, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(_no_ray(address, str(error).splitlines()[0])) from error
+        reason = str(error).strip() or type(error).__name__
+        raise UserError(_no_ray(address, reason.splitlines()[0])) from error
     try:
         yield
     finally:

@@ -90,7 +90,7 @@ class Reporter:
         judged = at_rungs(self.all(), rules) if rules else []
         self.ahead = [rung for rung in rungs(rules) if not judged or rung > judged[-1][0]]
         self.newest: Report | None = None
-        self.at_rung = self.stopped = self.ended = False
+        self.at_rung = self.handed_over = self.stopped = self.ended = False
         self.changed = threading.Condition()
         if self.reports:  # a line that was cut off ends here
             self._append("\n")
@@ -126,11 +126,21 @@ class Reporter:
         with self.changed:
             self.changed.wait_for(lambda: self.ended or self.at_rung, timeout=seconds)
 
-    def go_on(self) -> None:
-        """A trial that waits at a rung has passed it."""
+    def look(self) -> tuple[Report | None, list[Report] | None]:
+        """The newest report, if any, and all up to the rung at which the trial waits, if it does."""
         with self.changed:
-            self.at_rung = False
-            self.changed.notify_all()
+            self.handed_over = self.at_rung
+            if self.newest is None or not self.at_rung:
+                return self.newest, None
+            last, _ = self.newest
+            return self.newest, [(step, metrics) for step, metrics in self.all() if step <= last]
+
+    def go_on(self) -> None:
+        """The rung that `look` has shown is passed. One that was reached since then has not been judged yet."""
+        with self.changed:
+            if self.handed_over:
+                self.at_rung = self.handed_over = False
+                self.changed.notify_all()
 
     def stop(self) -> None:
         """Every report raises TrialStopped from now on."""

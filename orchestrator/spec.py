@@ -51,6 +51,7 @@ class SweepSpec(BaseModel):
     gpus_per_trial: float | None = Field(
         None,
         ge=0,
+        allow_inf_nan=False,
         description="GPUs of one trial; 0.5 puts two trials on one GPU, 0 uses none; default: as the model needs them, "
         "where there are any",
     )
@@ -74,7 +75,10 @@ class SweepSpec(BaseModel):
         None, gt=0, description="memory of a GPU, where it cannot be asked: on a cluster; default: this machine's"
     )
     gpu_flops: float | None = Field(
-        None, gt=0, description="operations a second to expect of a GPU, to plan with; default: 40% of an A100's peak"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="operations a second to expect of a GPU, to plan with; default: 40% of an A100's peak",
     )
     tracking: str | None = Field(
         None,
@@ -95,12 +99,14 @@ class Request:
         spec: the specification, checked.
         config: the preset it started from, if any.
         dry_run: only say what would be done.
+        named: whether the command line itself names the sweep.
         asked_beyond_preset: the fields given on the command line that change the answer, with their values as text.
     """
 
     spec: SweepSpec
     config: Path | None
     dry_run: bool
+    named: bool
     asked_beyond_preset: Mapping[str, Any]
 
 
@@ -173,7 +179,7 @@ def parse_command_line(
     problems.raise_if_any()
     assert spec is not None
     beyond = {name: item.value for name, item in options.items() if name not in ENGINE_FIELDS}
-    return Request(spec, config, dry_run, beyond)
+    return Request(spec, config, dry_run, "name" in options and spec.name is not None, beyond)
 
 
 def spec_to_yaml(spec: SweepSpec) -> str:

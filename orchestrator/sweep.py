@@ -62,7 +62,8 @@ def finished_trials(
         except FileNotFoundError:
             continue
         except DamagedTrial as error:
-            notes.append(f"The file of trial {trial.label} is damaged ({error}) and was set aside; it is run again.")
+            aside = "was set aside" if mend else "will be set aside"
+            notes.append(f"The file of trial {trial.label} is damaged ({error}) and {aside}; it is run again.")
             if mend:
                 os.replace(path, path.with_name(f"{path.name}.damaged-{time.time_ns()}"))
     return results, notes

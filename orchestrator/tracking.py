@@ -104,9 +104,14 @@ def send(folder: Path, uri: str) -> None:
     """Sends the sweep in `folder` to MLflow, updating the runs that are already there.
 
     Raises:
-        UserError: the folder holds no sweep.
+        UserError: the folder holds no sweep, or tracking is turned off.
         TrackingUnavailable: the server or database did not take it, within seconds.
     """
+    if uri == OFF:
+        raise UserError(
+            f"Tracking is turned off ({OFF!r}), so {folder} was not sent. Name a server or a database with --tracking, "
+            "or unset MLFLOW_TRACKING_URI."
+        )
     try:
         content = json.loads((folder / TRACKING_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:

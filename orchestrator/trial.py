@@ -107,10 +107,11 @@ class TrialWorker(tune.Trainable):
         if self.running.done():
             return {FRACTION: 1.0, "done": True, **self.running.result()}
         report: dict[str, Any] = {FRACTION: self.fraction, "done": False}
-        if self.reporter.newest is not None:
-            report[STEP], report[METRICS] = self.reporter.newest
-        if self.reporter.at_rung:
-            report[RUNG] = [each for each in self.reporter.all() if each[0] <= report[STEP]]
+        newest, up_to_rung = self.reporter.look()
+        if newest is not None:
+            report[STEP], report[METRICS] = newest
+        if up_to_rung is not None:
+            report[RUNG] = up_to_rung
         return report
 
     def cleanup(self) -> None:
@@ -122,7 +123,8 @@ class TrialWorker(tune.Trainable):
         shared = self.job.token.exists()
         workspace = self.job.workspace
         if not shared:
-            workspace = replace(workspace, root=Path(tempfile.gettempdir()) / "babelsweep")
+            own = f"babelsweep-{os.getuid()}"  # users of a node share its temporary folder
+            workspace = replace(workspace, root=Path(tempfile.gettempdir()) / own)
         scratch = workspace.scratch / trial.key
         scratch.mkdir(parents=True, exist_ok=True)
         workspace.cache.mkdir(parents=True, exist_ok=True)

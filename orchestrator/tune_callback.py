@@ -109,7 +109,7 @@ def _error(trial: TuneTrial) -> Exception | None:
 def _story(trial: TuneTrial) -> str:
     error = _error(trial)
     if error is not None:
-        return ANSI_COLOUR.sub("", str(error))
+        return ANSI_COLOUR.sub("", str(error)).strip() or type(error).__name__
     path = trial.error_file
     return Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else "no reason given"
 

@@ -50,9 +50,17 @@ class Checkpoint:
         """Of its copy in a node's cache; equal content has equal names."""
         return digest_of([list(file) for file in self.files])
 
-    def is_at(self, folder: Path) -> bool:
-        """Whether a folder has all these files, by their sizes: it is the same folder, seen over the network."""
-        return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size, _ in self.files)
+    def is_at(self, folder: Path, cache: Path) -> bool:
+        """Whether a folder has all these files by content: another model in the same place has the same sizes.
+
+        Args:
+            folder: on this node.
+            cache: where hashes are remembered; shared with the driver, it knows those of files seen over the network.
+        """
+        sizes = ((folder / name).stat().st_size == size for name, size, _ in self.files if (folder / name).is_file())
+        return sum(sizes) == len(self.files) and all(
+            content_hash(folder / name, (), cache / "hashes") == digest for name, _, digest in self.files
+        )
 
 
 def checkpoint(folder: Path, cache: Path) -> Checkpoint:
@@ -128,7 +136,7 @@ def at_hand(study: Study[Any], offered: Offer, cache: Path) -> None:
     """
     brought = {}
     for field, wanted in offered.checkpoints.items():
-        if not wanted.is_at(wanted.folder):
+        if not wanted.is_at(wanted.folder, cache):
             brought[field] = str(bring(wanted, offered.source, cache))
     if brought:
         study.spec = study.spec.model_copy(update=brought)

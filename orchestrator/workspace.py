@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,8 +24,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from orchestrator.data.atomic import explained, write_atomically
 from orchestrator.errors import UserError
 from orchestrator.spec import Request
+
+BESIDE_SWEEPS = ("cache", "mlartifacts", "mlflow.db")
+"""What else lies in the output root; no sweep may have these names."""
 
 
 def output_root(output: Path | None) -> Path:
@@ -56,15 +61,29 @@ def usable_root(output: Path | None) -> Path:
 
 
 def sweep_name(request: Request, study: str) -> str:
-    """``--name``, else the preset's file name (without a preset the study's name).
+    """``--name``, else the preset's ``name`` or file name (without a preset the study's name).
 
-    Options that change the answer add a short digest, so that a trial run on two languages does not overwrite the
-    report of the full sweep.
+    Options that change the answer add a short digest to all but ``--name``, so that a trial run on two languages does
+    not overwrite the report of the full sweep.
+
+    Raises:
+        UserError: something else has this name in the output root.
     """
-    if request.spec.name:
-        return request.spec.name
-    stem = request.config.stem if request.config else study
-    return stem + (f"-{_digest(request.asked_beyond_preset)}" if request.asked_beyond_preset else "")
+    name = request.spec.name or (_plain(request.config.stem) if request.config else study)
+    if request.asked_beyond_preset and not request.named:
+        name += f"-{_digest(request.asked_beyond_preset)}"
+    if name in BESIDE_SWEEPS:
+        raise UserError(
+            f"A sweep cannot be named {name!r}: that is where all sweeps under one output folder keep something else. "
+            "Choose another --name."
+        )
+    return name
+
+
+def _plain(stem: str) -> str:
+    """A preset's file name as `SweepSpec.name` allows it; a digest tells apart what becomes alike."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")
+    return plain if plain == stem else f"{plain or 'preset'}-{_digest({'preset': stem})}"
 
 
 def _digest(options: Mapping[str, Any]) -> str:
@@ -118,11 +137,12 @@ class Workspace:
         return next((path for path in found if path.parent != self.trials), None)
 
     def adopt(self, key: str, other: Path) -> None:
-        """Links another sweep's trial into this sweep."""
+        """Links another sweep's trial into this sweep. Raises UserError: it would be a copy, and the disk is full."""
         try:
             os.link(other, self.trial_path(key))
         except OSError:  # a file system without hard links
-            shutil.copy2(other, self.trial_path(key))
+            with other.open("rb") as source:
+                write_atomically(self.trial_path(key), lambda file: shutil.copyfileobj(source, file))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -131,7 +151,8 @@ class Workspace:
         The lock belongs to the process: it is gone however the process ends.
         """
         for folder in (self.trials, self.scratch, self.logs):
-            folder.mkdir(parents=True, exist_ok=True)
+            with explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
         try:
             lock.acquire(timeout=0)

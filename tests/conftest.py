@@ -34,6 +34,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         module = item.getparent(pytest.Module)
         assert module is not None
         starts_ray = "ray" in getattr(item, "fixturenames", ()) or any(
-            name in vars(module.obj) for name in ("run_job", "connected", "subprocess")
+            name in vars(module.obj) for name in ("run_job", "SweepContract", "connected", "subprocess")
         )
         item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else module.nodeid))

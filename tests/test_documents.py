@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jobs import editor_sweep, lrp2_sweep, neuron_sweep
+from jobs import analyze, benchmark, editor_sweep, lrp2_sweep, neuron_sweep, plan, prepare_translations
 from methods.lrp2.spec import LRP2Spec
 from methods.neurons.spec import NeuronSpec
 from orchestrator.spec import SweepSpec, parse_command_line
 from tests.conftest import ROOT
 
-NAMES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "cluster/README.md", "cluster/SCALING.md")
+NAMES = (
+    *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "atlas/README.md"),
+    *("cluster/README.md", "cluster/SCALING.md", "cluster/deepspeed/README.md"),
+)
 DOCUMENTS = [ROOT / name for name in NAMES]
 PRESETS = sorted((ROOT / "jobs" / "presets").glob("*.yaml"))
 SPECS: dict[str, Sequence[type[SweepSpec]]] = {
@@ -24,7 +28,17 @@ SPECS: dict[str, Sequence[type[SweepSpec]]] = {
     "jobs/editor_sweep.py": editor_sweep.SPECS,
     "jobs/neuron_sweep.py": [NeuronSpec],
 }
-EXAMPLES = (*lrp2_sweep.EXAMPLES, *editor_sweep.EXAMPLES, *neuron_sweep.EXAMPLES)
+PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "jobs/analyze.py": lambda words: analyze.parser().parse_intermixed_args(words),
+    "jobs/benchmark.py": lambda words: benchmark.parser().parse_args(words),
+    "jobs/plan.py": lambda words: plan.parser().parse_args(words),
+    "jobs/prepare_translations.py": lambda words: prepare_translations.parser().parse_args(words),
+}
+EXAMPLES = (
+    *(*lrp2_sweep.EXAMPLES, *editor_sweep.EXAMPLES, *neuron_sweep.EXAMPLES),
+    *(analyze.EXAMPLES, plan.EXAMPLES, prepare_translations.EXAMPLES, benchmark.EXAMPLES, benchmark.EDITING_EXAMPLES),
+    *(benchmark.PATCHING_EXAMPLES, benchmark.STREAMING_EXAMPLES, benchmark.WEIGHTS_EXAMPLES),
+)
 OWN_FOLDERS = "atlas|cluster|docs|jobs|methods|orchestrator|tests"
 
 
@@ -45,7 +59,7 @@ def anchors(document: Path) -> set[str]:
 
 
 def job_commands() -> Iterator[tuple[str, list[str]]]:
-    """Every command that runs a script of jobs/ in a document, a preset's header or the job's help: where it is, and
+    """Every command that runs a script of jobs/ in a document, a preset's header or a job's help: where it is, and
     its words from the script on."""
     sources = [(name, text_of(ROOT / name)) for name in NAMES]
     sources += [(path.name, re.sub(r"^#", "", text_of(path), flags=re.MULTILINE)) for path in PRESETS]
@@ -101,14 +115,30 @@ def test_there_are_commands_to_check() -> None:
 def test_commands_are_understood(where: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     script, *options = words
     assert (ROOT / script).is_file()
-    if script not in SPECS:
-        source = text_of(ROOT / script)
-        for option in options:
-            assert not option.startswith("--") or f'"{option}"' in source, option
-        return
     monkeypatch.chdir(ROOT)
-    if "--help" not in options:
+    if script in PARSERS:
+        PARSERS[script](options)
+    elif script not in SPECS:
+        assert set(filter(is_option, options)) <= options_in(ROOT / script)
+    elif "--help" not in options:
         parse_command_line(SPECS[script], options, description="", examples=(), prog=f"python {script}")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_modules_that_are_run_exist_and_have_these_options(document: Path) -> None:
+    for module, words in re.findall(r"python -m ([\w.]+)([^\n`#]*)", text_of(document)):
+        if module.startswith("atlas."):
+            source = ROOT / f"{module.replace('.', '/')}.py"
+            assert set(filter(is_option, words.split())) <= options_in(source), f"{module}{words}"
+
+
+def is_option(word: str) -> bool:
+    return word.startswith("--")
+
+
+def options_in(script: Path) -> set[str]:
+    """The options that a script's own parser names."""
+    return set(re.findall(r'"(--[\w-]+)"', text_of(script)))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)

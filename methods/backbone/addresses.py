@@ -43,6 +43,11 @@ _VOCABULARIES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
+NO_WEIGHTS = (
+    "The weights of {} are not at hand, so nothing can be measured and finished trials are not recognised: the plan is "
+    "computed from configuration, tokenizer and facts."
+)
+"""What a plan says of a model that is not there."""
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 
@@ -164,8 +169,10 @@ def _weight_problem(folder: Path, address: str) -> str | None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model folder. Raises UserError naming file and line where it is damaged."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}), so the model cannot be read. Download it again.") from error
     return content
 
@@ -182,7 +189,7 @@ def model_fingerprint(address: str, cache: Path | None = None, *, weights: bool 
         weights: from the hub, fetch the weights too.
     """
     folder = resolve(address, weights=weights)
-    if folder.parent.name == "snapshots":
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):  # the hub's own cache
         return f"commit-{folder.name}"
     names = sorted({CONFIG, WEIGHT_INDEX, *TOKENIZER_FILES} | {path.name for path in folder.glob("*.safetensors")})
     present = [folder / name for name in names if (folder / name).is_file()]

@@ -32,14 +32,16 @@ class Queries:
         length: R.
         bias: added to the attention scores, broadcastable to [n, H, R, T]; None adds nothing.
         causal: query r sees keys 0..r and there is no bias.
-        real: which of the n * R slots are no padding, and the rows these stand for, both long; None when all are real.
+        into: the rows they fill, padding left out; always next to each other.
+        real: which of the n * R slots are no padding, in the order of these rows; None when all are.
     """
 
     rows: slice | Tensor
     length: int
     bias: Tensor | None
     causal: bool
-    real: tuple[Tensor, Tensor] | None
+    into: slice
+    real: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class AttentionPlan(Plan):
 
 
 def _parts(queries: Queries) -> Iterable[object]:
-    return queries.rows, queries.bias, *(queries.real or ())
+    return queries.rows, queries.bias, queries.real
 
 
 def plan_groups(
@@ -105,19 +107,27 @@ def plan_groups(
 
 
 def _batches(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Large segments alone, small ones of similar length together."""
-    small = sorted((s for s in segments if s.count * s.length < SMALL_SEGMENT_ROWS), key=lambda s: s.length)
-    batches = [[s] for s in segments if s.count * s.length >= SMALL_SEGMENT_ROWS]
-    open_batch: list[Segment] = []
-    rows = count = 0
-    for segment in small:
-        rows += segment.count * segment.length
-        count += segment.count
-        if open_batch and count * segment.length > (1 + PADDING) * rows:
-            batches.append(open_batch)
-            open_batch, rows, count = [], segment.count * segment.length, segment.count
-        open_batch.append(segment)
-    return [*batches, open_batch] if open_batch else batches
+    """Large segments alone, small ones with their small neighbours of similar length.
+
+    Only neighbours, so that what a group computes lies together on the packed axis; packs are ordered by length.
+    """
+    batches: list[list[Segment]] = []
+    for segment in segments:
+        if _small(segment) and batches and _small(batches[-1][-1]) and _little_padding([*batches[-1], segment]):
+            batches[-1].append(segment)
+        else:
+            batches.append([segment])
+    return batches
+
+
+def _small(segment: Segment) -> bool:
+    return segment.count * segment.length < SMALL_SEGMENT_ROWS
+
+
+def _little_padding(segments: Sequence[Segment]) -> bool:
+    rows = sum(segment.count * segment.length for segment in segments)
+    padded = sum(segment.count for segment in segments) * max(segment.length for segment in segments)
+    return padded <= (1 + PADDING) * rows
 
 
 @dataclass(frozen=True)
@@ -158,12 +168,14 @@ class _GroupBuilder:
                 layout.append(part)
         rows, real, need_rows, need_real = (torch.cat(layout) for layout in layouts)
         positions = self.pack.positions[rows.reshape(-1)].view(-1, length)
+        into = slice(members[0].start, members[-1].stop)
+        need_into = slice(members[0].need_start, members[-1].need_stop)
         return Group(
             count=sum(segment.count for segment in members),
             length=length,
             keys=self._move(rows.reshape(-1)),
-            every=self._padded_queries(rows, real, torch.cat(visible), positions),
-            needed=self._padded_queries(need_rows, need_real, torch.cat(needed), positions),
+            every=self._padded_queries(rows, real, torch.cat(visible), positions, into),
+            needed=self._padded_queries(need_rows, need_real, torch.cat(needed), positions, need_into),
         )
 
     def _contiguous(self, segment: Segment) -> Group:
@@ -186,12 +198,13 @@ class _GroupBuilder:
             positions = positions[:1] if shared else positions
             every_bias = None if flag else self._bias(visible, positions)
             needed_bias = self._bias(chosen, positions)
+        need = slice(segment.need_start, segment.need_stop)
         return Group(
             count=segment.count,
             length=segment.length,
             keys=keys,
-            every=Queries(keys, segment.length, every_bias, flag, None),
-            needed=Queries(slice(segment.need_start, segment.need_stop), segment.need_length, needed_bias, False, None),
+            every=Queries(keys, segment.length, every_bias, flag, keys, None),
+            needed=Queries(need, segment.need_length, needed_bias, False, need, None),
         )
 
     def _visible(self, segment: Segment) -> Tensor:
@@ -207,11 +220,10 @@ class _GroupBuilder:
             visible = visible & (positions[:, :, None] - positions[:, None, :] < self.window)
         return visible
 
-    def _padded_queries(self, rows: Tensor, real: Tensor, visible: Tensor, positions: Tensor) -> Queries:
+    def _padded_queries(self, rows: Tensor, real: Tensor, visible: Tensor, positions: Tensor, into: slice) -> Queries:
         bias = None if bool(visible.all()) and self.slopes is None else self._bias(visible, positions)
-        flat, slots = rows.reshape(-1), real.reshape(-1).nonzero().squeeze(1)
-        kept = None if bool(real.all()) else (self._move(slots), self._move(flat[slots]))
-        return Queries(self._move(flat), rows.shape[1], bias, False, kept)
+        slots = None if bool(real.all()) else self._move(real.reshape(-1).nonzero().squeeze(1))
+        return Queries(self._move(rows.reshape(-1)), rows.shape[1], bias, False, into, slots)
 
     def _bias(self, visible: Tensor, positions: Tensor) -> Tensor:
         """Minus infinity where nothing is seen, the ALiBi slope times the key position elsewhere: [n, 1 or H, R, T]."""
@@ -265,17 +277,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, need: bool, sca
             enable_gqa=grouped,
         )
         attended = attended.transpose(1, 2).reshape(branches, group.count * queries.length, heads * size)
-        if len(plan.groups) == 1 and isinstance(queries.rows, slice):
+        if queries.real is not None:
+            attended = attended.index_select(1, queries.real)
+        if len(plan.groups) == 1:
             return attended
         if output is None:
             output = q.new_empty(branches, rows, heads * size)
-        if isinstance(queries.rows, slice):
-            output[:, queries.rows] = attended
-        elif queries.real is None:
-            output.index_copy_(1, queries.rows, attended)
-        else:
-            slots, targets = queries.real
-            output.index_copy_(1, targets, attended.index_select(1, slots))
+        output[:, queries.into] = attended
     return q.new_empty(branches, rows, heads * size) if output is None else output
 
 

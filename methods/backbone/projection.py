@@ -35,10 +35,14 @@ def parse_pairs(texts: tuple[str, ...] | None, num_layers: int) -> tuple[Pair, .
     """Layer pairs written as ``4/10``; all of them for None.
 
     Raises:
-        UserError: for everything that is not a pair with 1 <= i < j <= L, all at once.
+        UserError: for everything that is not a pair with 1 <= i < j <= L, all at once; or if there is no pair at all.
     """
+    if num_layers < 2:
+        raise UserError(f"A layer pair needs two layers, and this model has {num_layers}: choose another model.")
     if texts is None:
         return all_pairs(num_layers)
+    if not texts:
+        raise UserError("No layer pair is named, so there is nothing to do: name some, for example 4/10.")
     pairs: dict[Pair, None] = {}
     wrong = []
     for text in texts:

@@ -72,7 +72,7 @@ class WeightFiles:
         self._lock = threading.Lock()
         self._open: dict[Path, int] = {}
         index = folder / WEIGHT_INDEX
-        names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [_SINGLE_FILE]
+        names = sorted(set(read_json(index).get("weight_map", {}).values())) if index.is_file() else [_SINGLE_FILE]
         for name in names:
             self.tensors.update(self._header(folder / name))
 

@@ -20,7 +20,7 @@ def decisions(study: EditorStudy) -> Mapping[str, str]:
     spec = study.spec
     chosen = {
         "training": f"at most {spec.steps} steps of {spec.edits_per_step} edits, gradients: {spec.accumulation}; "
-        f"{spec.retains_per_edit} unrelated text(s) for each edit",
+        f"{spec.retains_per_edit} unrelated {_texts(spec.retains_per_edit)} for each edit",
         "stopping": f"validation every {spec.validate_every} steps on {spec.validation_edits} "
         f"{'misread texts' if study.kind == 'classifier' else 'edits'} per edit language; "
         f"the best editor is kept, training ends {spec.patience} steps after it",
@@ -30,7 +30,7 @@ def decisions(study: EditorStudy) -> Mapping[str, str]:
         }[spec.stopping],
         "test": f"{spec.test_edits or 'all'} edits per edit language, each in "
         + ("one random update language" if spec.test_updates == "sampled" else "every update language")
-        + f", {spec.test_retains} unrelated text(s) each; the same for all methods and seeds",
+        + f", {spec.test_retains} unrelated {_texts(spec.test_retains)} each; the same for all methods and seeds",
         "con in succ": "at the label positions"
         if spec.consistency == "labels"
         else "at every position, as in the paper",
@@ -77,6 +77,10 @@ def _hyperparameters(spec: EditorSpec) -> dict[str, str]:
 
 TRAINING_DEFAULTS: Mapping[str, float] = {"edit_weight": 0.1, "locality_weight": 1.0, "mask_penalty": 1.0}
 """The paper's weights of the losses (appendix B.2)."""
+
+
+def _texts(number: int) -> str:
+    return "text" if number == 1 else "texts"
 
 
 def _plain(value: Any) -> str:

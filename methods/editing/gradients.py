@@ -136,12 +136,9 @@ def fresh_stores(model: EditableModel) -> Iterator[None]:
     What is computed for a text depends, in its last bits, on the texts beside it; so a training step that begins with
     empty stores is the same whatever was computed before it.
     """
-    kept = model.frozen_store, model.raw_store
-    model.frozen_store, model.raw_store = (FrozenStates(store.limit, store.device) for store in kept)
-    try:
+    frozen, raw = (FrozenStates(store.limit, store.device) for store in (model.frozen_store, model.raw_store))
+    with model.remembering((frozen, raw)):
         yield
-    finally:
-        model.frozen_store, model.raw_store = kept
 
 
 def _edits_with_graph(

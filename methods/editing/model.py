@@ -25,7 +25,7 @@ from methods.backbone.loading import read_model
 from methods.backbone.structure import find_blocks, max_length
 from methods.editing.examples import Encoded, Example, Kind, encode
 from methods.editing.modules import EditedModule, choose_modules
-from methods.editing.store import FrozenStates
+from methods.editing.store import FrozenStates, Stores
 from orchestrator.errors import UserError
 
 STORE_BYTES = 512 * 2**20
@@ -114,6 +114,16 @@ class EditableModel:
             yield
         finally:
             self._changes -= 1
+
+    @contextmanager
+    def remembering(self, stores: Stores) -> Iterator[None]:
+        """Inside the block the model remembers texts in these stores, afterwards in its own again."""
+        kept = self.frozen_store, self.raw_store
+        self.frozen_store, self.raw_store = stores
+        try:
+            yield
+        finally:
+            self.frozen_store, self.raw_store = kept
 
     def linear(self, name: str) -> nn.Linear:
         """The edited module of that name."""

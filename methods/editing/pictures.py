@@ -29,7 +29,7 @@ DISTRIBUTION_NOTE = (
 )
 MASKS_NOTE = (
     "Row l: the hundredth of dimensions where the mask of l is strongest; its colours say how alike the mask of every "
-    "other language is there (cosine). A bright row means that the languages share what l prefers, a dark one that l "
+    "other language is there (cosine). Where a row is near 1, the languages share what l prefers; where it is low, l "
     "has a place of its own. One seed is shown, the first."
 )
 CURVES_NOTE = (
@@ -49,7 +49,7 @@ def distributions(outcome: EditorOutcome, codes: Sequence[str]) -> list[Figure]:
         ]
         if rows:
             title = f"Acc in every language of edits in {language_name(code)}"
-            figures.append(_distribution(f"reach-{code}", title, f"acc of {code} to the language (%)", rows))
+            figures.append(_distribution(f"reach-{code}", title, "acc in the update language (%)", rows))
     rows = [
         (one, by_language)
         for one in outcome.chosen
@@ -57,7 +57,9 @@ def distributions(outcome: EditorOutcome, codes: Sequence[str]) -> list[Figure]:
     ]
     if rows:
         title = "Acc in all languages of edits in every language"
-        figures.append(_distribution("reach-all", title, "acc of the language to all (%)", rows))
+        figures.append(
+            _distribution("reach-all", title, "acc of edits in the language, over all update languages (%)", rows)
+        )
     return figures
 
 

@@ -76,7 +76,8 @@ class Vocabulary:
             raw, edited: transformed states of the unmodified and of the edited model, [N, D].
         """
         own = self._logits_of(leaders.best, edited)
-        in_reach = leaders.rivals + self._reach(raw, edited)[:, None] > own[:, None]
+        # Asked the other way round, so that nothing is settled where an edit has made numbers that are none.
+        in_reach = ~(leaders.rivals + self._reach(raw, edited)[:, None] <= own[:, None])
         same = torch.ones_like(own, dtype=torch.bool)
         for place, start in enumerate(range(0, len(self.weight), TOKENS)):
             rows = (in_reach[:, place] & same).nonzero()[:, 0]

@@ -14,7 +14,7 @@ from methods.backbone import model_fingerprint
 from methods.backbone.addresses import check_folder, resolve
 from methods.editing.classifier import ClassifierConfig, RawClassifier, classifier_folder, train_classifier
 from methods.editing.tasks import LabelledTask
-from orchestrator.errors import UserError
+from orchestrator.errors import Problems, UserError
 
 CLASSIFIER = {"classifier": "raw"}
 """The cell of the trial that trains the classifier."""
@@ -43,20 +43,29 @@ class ClassifierOptions(Protocol):
 
 
 def check_classifier(spec: ClassifierOptions, labelled: bool | None) -> None:
-    """Raises UserError if a trained classifier is given that is not there, or for a task that has no use for it.
+    """Raises UserError if a trained classifier is given that is not there, or if the task has no use for what is said
+    about one.
 
     Args:
         spec: of the sweep.
         labelled: whether the task corrects a classifier; None: it is not known.
     """
-    if spec.classifier is None:
-        return
-    check_folder(resolve(spec.classifier), spec.classifier)
+    problems, address = Problems(), spec.classifier
+    if address is not None:
+        problems.collect(lambda: check_folder(resolve(address), address))
+    said = {
+        f"--classifier {address}": address,
+        "--classifier-lr": spec.classifier_lr,
+        "--classifier-epochs": spec.classifier_epochs,
+    }
     if labelled is False:
-        raise UserError(
-            f"--classifier {spec.classifier} has no use for {spec.task}, which asks a language model. "
-            "Leave it out, or give a task with classes: atlas-claims, xnli:... or fever:..."
-        )
+        problems.found += [
+            f"{option} has no use for {spec.task}, which asks a language model. Leave it out, or give a task with "
+            "classes: atlas-claims, xnli:... or fever:..."
+            for option, value in said.items()
+            if value is not None
+        ]
+    problems.raise_if_any()
 
 
 def classifier_config(spec: ClassifierOptions) -> ClassifierConfig:
@@ -70,10 +79,24 @@ def classifier_config(spec: ClassifierOptions) -> ClassifierConfig:
 
 
 def classifier_hash(spec: ClassifierOptions, task: LabelledTask, cache: Path) -> str:
-    """Names the raw classifier by its content, or by everything that it is trained from."""
+    """Names the raw classifier by its content, or by everything that it is trained from.
+
+    Raises:
+        UserError: it is to be trained, and the task lacks the texts.
+    """
     if spec.classifier is not None:
         return model_fingerprint(spec.classifier, cache)
-    return classifier_folder(spec.model, task, classifier_config(spec), cache).name
+    config = classifier_config(spec)
+    if lacking := [language for language in config.languages if not _trains_in(task, language)]:
+        raise UserError(
+            f"The classifier to edit is trained on texts in {', '.join(lacking)}, and {spec.task} has none among the "
+            "chosen languages. Add the language to --languages, or give a trained classifier with --classifier."
+        )
+    return classifier_folder(spec.model, task, config, cache).name
+
+
+def _trains_in(task: LabelledTask, language: str) -> bool:
+    return language in task.languages and task.data.count("train", language) > 0
 
 
 def raw_classifier(spec: ClassifierOptions, task: LabelledTask, *, cache: Path, device: str) -> RawClassifier:
@@ -96,4 +119,4 @@ def in_words(spec: ClassifierOptions) -> str:
 
 def tokenizer_of(model: str) -> Any:
     """The tokenizer of a model, which is loaded without its weights."""
-    return AutoTokenizer.from_pretrained(resolve(model), trust_remote_code=False, local_files_only=True)
+    return AutoTokenizer.from_pretrained(resolve(model, weights=False), trust_remote_code=False, local_files_only=True)

@@ -69,7 +69,7 @@ def single_languages(outcome: EditorOutcome) -> list[str]:
 
 def headline(outcome: EditorOutcome) -> str:
     """Which editor carries edits best, and what cross-lingual training gains where the edit was not made."""
-    code = single_languages(outcome)[0]
+    code = next(iter(single_languages(outcome)), "")
     scored = [
         (found, one)
         for one in outcome.chosen
@@ -79,7 +79,7 @@ def headline(outcome: EditorOutcome) -> str:
         return "No trial has scores in more than one language, so nothing can be said about carrying edits over."
     best, one = max(scored, key=lambda pair: (pair[0]["succ"].mean, pair[0]["acc"].mean))
     text = (
-        f"{one.method.label} carries edits in {language_name(code)} best: over all {len(outcome.languages)} "
+        f"{one.method.label} carries edits in {language_name(code)} best by succ: over all {len(outcome.languages)} "
         f"languages acc {best['acc'].mean:.1f}, con {best['con'].mean:.1f}, succ {_with_spread(best['succ'])}."
     )
     gains = [
@@ -232,7 +232,7 @@ def _classifier(outcome: EditorOutcome) -> Table:
 def _paper() -> Section:
     """What the paper prints, for comparison with any sweep."""
     blocks = []
-    for number, table, title in ((1, TABLE_1, "Edits in English"), (2, TABLE_2, "Edits in all languages")):
+    for number, table, title in ((1, TABLE_1, "edits in English"), (2, TABLE_2, "edits in all languages")):
         rows = [
             [
                 *_who(Method(row.editor, row.training, "en" if row.training == "mono" else ALL, row.mask)),
@@ -243,7 +243,7 @@ def _paper() -> Section:
         ]
         blocks.append(
             Table(
-                title=f"The paper's Table {number}: {title}, updates in all languages",
+                title=f"The paper's Table {number}: {title}",
                 columns=[
                     "Editor",
                     "Training",
@@ -251,6 +251,7 @@ def _paper() -> Section:
                 ],
                 rows=rows,
                 digits=2,
+                note="Updates in all languages.",
             )
         )
     return Section("What the paper reports", f"Printed numbers of {CITATION}; nothing here was measured by us.", blocks)

@@ -81,6 +81,11 @@ def classifier_table(classifier: RawClassifier, task: LabelledTask) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=CLASSIFIER_SCHEMA)
 
 
+def read_classifier(table: pa.Table) -> tuple[tuple[str, float, int], ...]:
+    """(language, accuracy in percent, mistakes) of the trial that trained the classifier, for languages with texts."""
+    return tuple((row["language"], row["acc"], row["mistakes"]) for row in table.to_pylist() if row["texts"])
+
+
 def trial_run(table: pa.Table, seed: int) -> Run:
     """What a trial's table says."""
     record = json.loads(table.schema.metadata[METADATA_KEY])
@@ -130,21 +135,25 @@ def outcome_of(study: EditorStudy, results: Sequence[TrialResult]) -> EditorOutc
     """The stored trials, put together: seeds by method, and of each method the best hyperparameters."""
     by_key = {result.trial.key: result for result in results}
     runs: dict[tuple[Method, tuple[tuple[str, Any], ...]], list[Run]] = {}
+    classifier: tuple[tuple[str, float, int], ...] = ()
     planned: dict[tuple[Method, tuple[tuple[str, Any], ...]], int] = {}
+    stopped = {one.trial.key for one in study.stopped}
     for trial, cell in study.planned():
-        if cell is None:
-            continue
-        name = (cell.method, cell.values)
-        planned[name] = planned.get(name, 0) + 1
-        if trial.key in by_key:
-            runs.setdefault(name, []).append(trial_run(by_key[trial.key].table, cell.seed))
+        found = by_key.get(trial.key)
+        if cell is not None:
+            name = (cell.method, cell.values)
+            planned[name] = planned.get(name, 0) + (trial.key not in stopped)
+            if found is not None:
+                runs.setdefault(name, []).append(trial_run(found.table, cell.seed))
+        elif found is not None:
+            classifier = read_classifier(found.table)
     notes = [*study.notes]
-    for (method, _), found in runs.items():
-        missing = planned[method, _] - len(found)
+    for name, count in planned.items():
+        missing = count - len(runs.get(name, ()))
         if missing:
-            notes.append(f"{method.label}: {missing} of its {planned[method, _]} seeds did not finish.")
-    if study.stopped:
-        notes.append(f"{len(study.stopped)} trials lagged behind and were stopped early; they have no test scores.")
+            notes.append(f"{name[0].label}: {missing} of its {count} seeds did not finish.")
+    if stopped:
+        notes.append(f"{len(stopped)} trials lagged behind and were stopped early; they have no test scores.")
     return EditorOutcome(
         task=study.spec.task,
         model=study.spec.model,
@@ -154,14 +163,8 @@ def outcome_of(study: EditorStudy, results: Sequence[TrialResult]) -> EditorOutc
         methods=tuple(_with_choice(runs)),
         decisions=decisions(study),
         notes=tuple(notes),
-        classifier=_classifier(study, by_key),
+        classifier=classifier,
     )
-
-
-def _classifier(study: EditorStudy, by_key: Mapping[str, TrialResult]) -> tuple[tuple[str, float, int], ...]:
-    """(language, accuracy, mistakes) of the classifier that this sweep trained."""
-    found = [by_key[trial.key].table for trial, cell in study.planned() if cell is None and trial.key in by_key]
-    return tuple((row["language"], row["acc"], row["mistakes"]) for table in found for row in table.to_pylist())
 
 
 def _with_choice(runs: Mapping[tuple[Method, tuple[tuple[str, Any], ...]], Sequence[Run]]) -> list[MethodOutcome]:

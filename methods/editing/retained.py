@@ -61,6 +61,13 @@ class Retained:
                 kept[index], kept_all[index] = labels, everywhere
         return kept, kept_all
 
+    def remember(self, batch: Encoded) -> None:
+        """Computes all that comparisons with these texts may ask of the unmodified model, and leaves it in the model's
+        store."""
+        self._prepare(batch)
+        if self.all_positions and self.model.kind != "classifier":
+            self._leaders(batch, self._entries(batch), torch.ones(len(batch), device=self.model.device))
+
     def _classes(self, batch: Encoded, output: Tensor) -> tuple[list[float], list[float]]:
         raw = torch.stack([entry[0] for entry in self._entries(batch)])
         same = (raw.argmax(-1) == output.argmax(-1)).float().tolist()
@@ -155,8 +162,8 @@ class Retained:
             if known is None or key not in needed:
                 length, tiles = len(entry[0]), entry[2].shape[1]
                 known = (entry[1].new_zeros(length), entry[2].new_zeros(length, tiles))
-            rows.append(known)
-        return Leaders(*(torch.cat(column).to(self.model.device) for column in zip(*rows, strict=True)))
+            rows.append(tuple(part.to(self.model.device) for part in known))  # the store may lie elsewhere
+        return Leaders(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
     def _entries(self, batch: Encoded) -> list[tuple[Tensor, ...]]:
         """What is held of each row's text, on the model's device."""

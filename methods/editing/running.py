@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
+from methods.backbone import model_fingerprint
 from methods.editing.classifier import RawClassifier
 from methods.editing.editors import EDITORS, Editor, EditorConfig, build_editor
 from methods.editing.editors.learned import LearnedEditor
@@ -20,13 +21,14 @@ from methods.editing.evaluation import evaluate, judge, overall
 from methods.editing.examples import EditSample
 from methods.editing.gates import LanguageMasks
 from methods.editing.gradients import LossWeights, fresh_stores
+from methods.editing.known import KnownTexts
 from methods.editing.model import EditableModel
 from methods.editing.outcome import ALL, MaskSummary
 from methods.editing.results import Record, result_table
 from methods.editing.space import OF_TRAINING
 from methods.editing.spec import Cell, EditorSpec
 from methods.editing.tasks import EditTask, LabelledTask
-from methods.editing.training import TrainingSettings, train_editor
+from methods.editing.training import Training, TrainingSettings, train_editor
 from orchestrator.study import TrialContext
 
 if TYPE_CHECKING:
@@ -108,17 +110,16 @@ def run_cell(
         `methods.editing.evaluation.SCHEMA`, one row for each edit and update language, with a `Record` in the metadata.
     """
     editor = build_editor(editor_config(spec, cell), model, edit_languages(cell, task.languages))
+    raw = model_fingerprint(spec.model, context.cache) if classifier is None else classifier.fingerprint
+    known = KnownTexts(context.cache / "known-texts", raw)
     if editor.trainable:
-        record = _train(spec, cell, editor, task, classifier, context)
+        record = _train(spec, cell, editor, task, classifier, known, context)
     else:
-        record = Record((), 0, _dev_score(spec, cell, editor, task, classifier), 0, None)
+        record = Record((), 0, _dev_score(spec, cell, editor, task, classifier, known), 0, None)
     done = TRAINING_SHARE if editor.trainable else 0.0
-    with fresh_stores(model):  # what other trials left there would do for speed, but not to the last bit
-        scores = evaluate(
-            editor,
-            test_samples(spec, cell, task, classifier),
-            progress=lambda share: context.progress(done + (1 - done) * share),
-        )
+    samples = list(test_samples(spec, cell, task, classifier))
+    with model.remembering(known.stores(model, samples, all_positions=True)):
+        scores = evaluate(editor, samples, progress=lambda share: context.progress(done + (1 - done) * share))
     return result_table(scores, record)
 
 
@@ -128,6 +129,7 @@ def _train(
     editor: Editor,
     task: EditTask,
     classifier: RawClassifier | None,
+    known: KnownTexts,
     context: TrialContext,
 ) -> Record:
     edited = edit_languages(cell, task.languages)
@@ -140,6 +142,7 @@ def _train(
         progress=lambda share: context.progress(TRAINING_SHARE * share),
         report=context.report,
         dev_requests={language: found for language, found in requests.items() if found is not None},
+        known=known,
     )
     masks = editor.masks if isinstance(editor, LearnedEditor) else None
     summary = mask_summary(masks) if masks is not None else None
@@ -157,7 +160,12 @@ def to_edit(task: EditTask, classifier: RawClassifier | None, split: str, langua
 
 
 def _dev_score(
-    spec: EditorSpec, cell: Cell, editor: Editor, task: EditTask, classifier: RawClassifier | None
+    spec: EditorSpec,
+    cell: Cell,
+    editor: Editor,
+    task: EditTask,
+    classifier: RawClassifier | None,
+    known: KnownTexts,
 ) -> float | None:
     """succ on the dev split of an editor that is not trained, by which its hyperparameters are chosen; None where the
     split has nothing to edit."""
@@ -177,7 +185,8 @@ def _dev_score(
     if not samples:
         return None
     everywhere = spec.consistency == "all"
-    judged = judge(editor, samples, all_positions=everywhere)
+    with editor.model.remembering(known.stores(editor.model, samples, all_positions=everywhere)):
+        judged = judge(editor, samples, all_positions=everywhere)
     return overall(judged, all_positions=everywhere, per_step=spec.stopping == "per step").succ
 
 
@@ -226,21 +235,34 @@ def mask_summary(masks: LanguageMasks) -> MaskSummary:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a training step, and of a test edit with its update and unrelated texts."""
+    """Seconds of a training step, and of a test edit with its update and unrelated texts: where these are known
+    already, and where they are new."""
 
     step: float
-    test_edit: float
+    known_edit: float
+    new_edit: float
 
-    def seconds(self, study: EditorStudy, cell: Cell, task: EditTask) -> float:
-        """What a whole cell takes, if training is not stopped early."""
+    def seconds(self, study: EditorStudy, cell: Cell, task: EditTask, new: Collection[str]) -> float:
+        """What a whole cell takes, if training is not stopped early.
+
+        Args:
+            study: of the sweep.
+            cell: of its grid.
+            task: where requests come from.
+            new: the edit languages whose texts no trial before has seen.
+        """
         spec = study.spec
-        edited = edit_languages(cell, study.languages)
+        trained = cell.method.training != "none"
         updates = len(study.languages) if spec.test_updates == "all" else 1
-        tested = sum(min(task.size("test", language), spec.test_edits or 10**9) for language in edited) * updates
-        validations = 1 + spec.steps // spec.validate_every if cell.method.training != "none" else 1
-        validated = sum(min(task.size("dev", language), spec.validation_edits) for language in edited) * validations
-        steps = spec.steps if cell.method.training != "none" else 0
-        return steps * self.step + (tested + validated) * self.test_edit
+        validations = 1 + spec.steps // spec.validate_every if trained else 1
+        total = spec.steps * self.step if trained else 0.0
+        for language in edit_languages(cell, study.languages):
+            tested = min(task.size("test", language), spec.test_edits or 10**9) * updates
+            validated = min(task.size("dev", language), spec.validation_edits)
+            total += (tested + validated * validations) * self.known_edit
+            if language in new:
+                total += (tested + validated) * max(self.new_edit - self.known_edit, 0.0)
+        return total
 
 
 def time_cell(
@@ -250,15 +272,20 @@ def time_cell(
     editor = build_editor(editor_config(spec, cell), model, edit_languages(cell, task.languages))
     step = 0.0
     if editor.trainable:
-        few = replace(training_settings(spec, cell, task.languages), validation_edits=1)
-        taken = []
-        for steps in (1, 1 + TIMED_STEPS):
-            with TemporaryDirectory() as scratch:
-                started = time.perf_counter()
-                train_editor(editor, task, replace(few, steps=steps, validate_every=steps), scratch=Path(scratch))
-                taken.append(time.perf_counter() - started)
-        step = max(taken[1] - taken[0], 0.0) / TIMED_STEPS
+        with TemporaryDirectory() as scratch:
+            training = Training(editor, task, training_settings(spec, cell, task.languages), Path(scratch))
+            training.take_step()  # the first one also asks the system for memory
+            step = _seconds(training.take_step, TIMED_STEPS)
     samples = list(islice(test_samples(spec, cell, task, classifier), TIMED_EDITS))
+    edits = max(1, len(samples))
+    with fresh_stores(model):
+        new, known = (_seconds(lambda: judge(editor, samples)) / edits for _ in range(2))
+    return Timing(step, known, new)
+
+
+def _seconds(run: Callable[[], object], times: int = 1) -> float:
+    """How long each of a few runs takes."""
     started = time.perf_counter()
-    judge(editor, samples)
-    return Timing(step, (time.perf_counter() - started) / max(1, len(samples)))
+    for _ in range(times):
+        run()
+    return (time.perf_counter() - started) / times

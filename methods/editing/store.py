@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import ItemsView, Sequence
 
 import torch
 from torch import Tensor
@@ -41,6 +41,10 @@ class FrozenStates:
         self._entries.move_to_end(key)
         return entry
 
+    def items(self) -> ItemsView[bytes, tuple[Tensor, ...]]:
+        """All texts that are kept, with their tensors."""
+        return self._entries.items()
+
     def put(self, key: bytes, tensors: Sequence[Tensor]) -> None:
         """Keeps copies of a text's tensors, unless they alone are larger than the limit."""
         size = sum(tensor.nbytes for tensor in tensors)
@@ -56,3 +60,7 @@ class FrozenStates:
         """Forgets all texts."""
         self._entries.clear()
         self.bytes = 0
+
+
+Stores = tuple[FrozenStates, FrozenStates]
+"""What a model remembers: states below the edited blocks, and the unmodified model's side of comparisons."""

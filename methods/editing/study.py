@@ -13,9 +13,10 @@ import pyarrow as pa
 import torch
 
 from methods.backbone import ModelDescription, check_model, describe_model, model_fingerprint
+from methods.backbone.addresses import NO_WEIGHTS, has_weights
 from methods.editing import EditableModel, load_editable
 from methods.editing.classifier import RawClassifier
-from methods.editing.estimate import estimate_sweep, least_memory, needs_of, trial_flops
+from methods.editing.estimate import cost_of, estimate_sweep, least_memory, needs_of
 from methods.editing.examples import Kind
 from methods.editing.outcome import ALL
 from methods.editing.raw import CLASSIFIER, check_classifier, classifier_hash, raw_classifier, tokenizer_of
@@ -60,7 +61,7 @@ class EditorStudy(Study[EditorSpec]):
     """Editors across languages (Xu et al. 2023)."""
 
     name = "editors"
-    result_version = 2
+    result_version = 3
     spec_type = EditorSpec
     placements = frozenset({"single", "zero3"})
     checkpoints = ("model", "classifier")
@@ -106,7 +107,10 @@ class EditorStudy(Study[EditorSpec]):
         problems.raise_if_any()
         assert data is not None
         self.data = data
-        self.model_hash = model_fingerprint(spec.model, self.cache)
+        self.model_hash = model_fingerprint(spec.model, self.cache, weights=not self.only_plan)
+        self.can_measure = not self.only_plan or has_weights(spec.model)
+        if not self.can_measure:
+            self.warnings.append(NO_WEIGHTS.format(spec.model))
         task = self.build_task(tokenizer_of(spec.model))
         self.languages, self.task_hash = task.languages, task.fingerprint
         self.warnings += task.warnings
@@ -114,7 +118,7 @@ class EditorStudy(Study[EditorSpec]):
         self._check_task(task)
 
     def _describe_model(self) -> ModelDescription:
-        check_model(self.spec.model)
+        check_model(self.spec.model, weights=not self.only_plan)
         return describe_model(self.spec.model)
 
     def _check_task(self, task: EditTask) -> None:
@@ -133,6 +137,13 @@ class EditorStudy(Study[EditorSpec]):
                     "trained, chosen and tested on different texts. Choose more languages, or another source."
                 )
         problems.raise_if_any()
+        if isinstance(task, LabelledTask):
+            for split, so in ("train", "training makes and sees no edit there"), ("test", "no edit is tested there"):
+                lacking = [language for language in task.languages if not task.data.count(split, language)]
+                if lacking:
+                    self.warnings.append(
+                        f"{self.spec.task} has nothing in its {split} split in {', '.join(lacking)}: {so}."
+                    )
 
     def build_task(self, tokenizer: Any) -> EditTask:
         """The task of this sweep, for a tokenizer of its model."""
@@ -205,7 +216,7 @@ class EditorStudy(Study[EditorSpec]):
         }
         if method.training != "none":
             depends_on["training"] = key_of(training_settings(spec, cell, self.languages))
-        return Trial(coordinates, json.loads(json.dumps(depends_on)), trial_flops(self, cell), stage=1)
+        return Trial(coordinates, json.loads(json.dumps(depends_on)), cost_of(self, cell).flops, stage=1)
 
     def early_stopping(self) -> EarlyStopping | None:
         if self.spec.search != "asha":

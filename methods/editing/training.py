@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +26,9 @@ from methods.editing.editors import Editor
 from methods.editing.evaluation import judge, overall
 from methods.editing.examples import EditSample
 from methods.editing.gradients import LossWeights, fresh_stores, step_gradients
+from methods.editing.known import KnownTexts
 from methods.editing.outcome import CurvePoint
+from methods.editing.store import Stores
 from methods.editing.tasks.base import EditTask
 from orchestrator.data.content import digest_of
 from orchestrator.errors import UserError
@@ -129,6 +130,7 @@ def train_editor(
     progress: Callable[[float], None] = lambda share: None,
     report: Report = lambda step, metrics: None,
     dev_requests: DevRequests | None = None,
+    known: KnownTexts | None = None,
 ) -> TrainingResult:
     """Trains an editor, or goes on with a training of the same settings that was interrupted.
 
@@ -142,6 +144,7 @@ def train_editor(
             acc, con, succ), before the checkpoint is written: so a training that goes on may report a step again. What
             it raises ends the training.
         dev_requests: what validations choose from; None: the whole dev split.
+        known: where the unmodified model's side of validations is kept; None: only in memory, for this training.
 
     Raises:
         ValueError: the editor has nothing to train.
@@ -149,7 +152,7 @@ def train_editor(
     """
     if not editor.trainable:
         raise ValueError(f"{editor.name} learns nothing")
-    return Training(editor, task, settings, scratch, dev_requests).run(progress, report)
+    return Training(editor, task, settings, scratch, dev_requests, known).run(progress, report)
 
 
 class Training:
@@ -166,8 +169,9 @@ class Training:
         settings: TrainingSettings,
         scratch: Path,
         dev_requests: DevRequests | None = None,
+        known: KnownTexts | None = None,
     ) -> None:
-        self.editor, self.task, self.settings = editor, task, settings
+        self.editor, self.task, self.settings, self.known = editor, task, settings, known
         self.checkpoint, self.best_file = scratch / CHECKPOINT, scratch / BEST
         self.requests = _Requests(task, settings, dev_requests)
         chosen = {language: list(map(int, found)) for language, found in (dev_requests or {}).items()}
@@ -188,9 +192,9 @@ class Training:
         self.losses: list[float] = []
         self.saved_at = time.monotonic()
         self._validation: list[list[EditSample]] | None = None
-        # Validations see the same texts every time; their states belong to this training alone.
+        # Validations see the same texts every time.
         with fresh_stores(editor.model):
-            self._stores = editor.model.frozen_store, editor.model.raw_store
+            self._stores: Stores = editor.model.frozen_store, editor.model.raw_store
 
     def run(self, progress: Callable[[float], None], report: Report) -> TrainingResult:
         """The whole training, or what is left of it; see `train_editor`."""
@@ -282,7 +286,9 @@ class Training:
                     "cannot be judged. Choose more edit languages or data with a larger dev split; where a "
                     "classifier's mistakes are edited, one that makes some there."
                 )
-        with self._remembering():
+            if self.known is not None:
+                self._stores = self.known.stores(model, self._validation, all_positions=settings.all_positions)
+        with model.remembering(self._stores):
             judgements = judge(
                 self.editor,
                 self._validation,
@@ -300,16 +306,6 @@ class Training:
         self.losses = []
         log.info("Step %d of %s on %s: %s", self.step, self.editor.name, type(model.hf).__name__, point)
         return point
-
-    @contextmanager
-    def _remembering(self) -> Iterator[None]:
-        model = self.editor.model
-        kept = model.frozen_store, model.raw_store
-        model.frozen_store, model.raw_store = self._stores
-        try:
-            yield
-        finally:
-            model.frozen_store, model.raw_store = kept
 
     def save(self) -> None:
         record = {

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import torch
@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 
 from methods.backbone import Backbone, load_backbone
 from methods.backbone.footprint import Footprint
-from methods.lrp2.footprint import query_cost, search_needs, takes_trees
+from methods.backbone.projection import Pair
+from methods.lrp2.footprint import QueryCost, query_cost, search_needs, takes_trees
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import Query
 from methods.lrp2.search import LayerSearch
@@ -81,31 +82,43 @@ def estimate_search(study: LRP2Study, trials: Sequence[Trial], threads: int) -> 
         return Estimate(0.0, 0.0)
     spec, model = study.spec, study.description
     torch.set_num_threads(threads)
-    trees = takes_trees(model)
-    search_flops, sample = 0.0, []
+    naive = spec.search == "naive"
+    trees = takes_trees(model) and not naive
+    search_flops = 0.0
+    sample: list[Query] = []
+    pivot_sample: list[Query] = []
     for trial in trials:
         facts = study.trial_facts(trial)
         language = str(trial.cell["language"])
         queries = sampled_queries(study, language, facts, SAMPLED_FACTS)
         pairs = study.pairs if language != spec.pivot else ()
-        search_flops += len(facts) * query_cost(queries, trees=trees).flops(model, pairs)
-        if pairs:
-            sample += [query for query in queries if query.gold >= 0]
+        search_flops += len(facts) * _flops(study, query_cost(queries, trees=trees), pairs)
+        (sample if pairs else pivot_sample).extend(query for query in queries if query.gold >= 0)
     languages = {str(trial.cell["language"]) for trial in trials} | {spec.pivot}
     vector_flops = sum(_vector_flops(study, language) for language in languages)
     device = "cuda" if spec.gpus_per_trial != 0 and torch.cuda.is_available() else "cpu"
     backbone = load_backbone(spec.model, dtype=getattr(torch, spec.dtype), device=device)
-    seconds_per_flop = _calibrate(study, backbone, sample, trees)
     walk = schedule(study.pairs, model.num_layers)
-    return Estimate(
-        flops=search_flops + vector_flops,
-        seconds=(search_flops + vector_flops) * seconds_per_flop,
-        notes=(
-            f"{walk.block_evaluations} block evaluations per input instead of "
-            f"{len(study.pairs) * model.num_layers} in a loop over pairs",
-            f"time from a run of a few queries on this machine: {1e-9 / seconds_per_flop:.0f} GFLOP/s, head included",
-        ),
-    )
+    in_a_loop = f"{len(study.pairs) * model.num_layers} in a loop over pairs"
+    notes = [f"block evaluations per input: {in_a_loop}"]
+    if not naive:
+        notes = [f"{walk.block_evaluations} block evaluations per input instead of {in_a_loop}"]
+    seconds_per_flop = 0.0
+    if sample or pivot_sample:
+        seconds_per_flop = _calibrate(study, backbone, sample or pivot_sample, trees)
+        rate = 1e-9 / seconds_per_flop
+        notes.append(f"time from a run of a few queries on this machine: {rate:.0f} GFLOP/s, head included")
+    flops = search_flops + vector_flops
+    return Estimate(flops, flops * seconds_per_flop, notes)
+
+
+def _flops(study: LRP2Study, cost: QueryCost, pairs: Sequence[Pair]) -> float:
+    """Operations for a mean fact; of the naive loop with the head, which it runs at every position."""
+    model = study.description
+    if study.spec.search != "naive":
+        return cost.flops(model, pairs)
+    each = model.num_layers * model.block_flops(cost.length) + model.head_flops()
+    return (1 + len(pairs)) * cost.rows * each
 
 
 def _vector_flops(study: LRP2Study, language: str) -> float:
@@ -126,16 +139,16 @@ def _calibrate(study: LRP2Study, backbone: Backbone, sample: Sequence[Query], tr
     cost = query_cost(queries, trees=trees)
     while len(queries) > 1 and len(queries) * cost.rows > 1024:
         queries = queries[::2]
-    while len(pairs) > 1 and len(queries) * cost.flops(backbone.description, pairs) > CALIBRATION_FLOPS:
+    while len(pairs) > 1 and len(queries) * _flops(study, cost, pairs) > CALIBRATION_FLOPS:
         pairs = pairs[::2]
-    while len(queries) > 1 and len(queries) * cost.flops(backbone.description, pairs) > CALIBRATION_FLOPS:
+    while len(queries) > 1 and len(queries) * _flops(study, cost, pairs) > CALIBRATION_FLOPS:
         queries = queries[::2]
-    search = LayerSearch(backbone, keep=study.spec.keep, last_layer=study.spec.last_layer)
+    method: Literal["naive", "lattice"] = "naive" if study.spec.search == "naive" else "lattice"
+    search = LayerSearch(backbone, keep=study.spec.keep, method=method, last_layer=study.spec.last_layer)
     generator = torch.Generator().manual_seed(0)
     shift = 0.01 * torch.randn(backbone.num_layers + 1, backbone.hidden_size, generator=generator)
     search.run(queries[:1], shift, pairs)
     start = time.perf_counter()
     search.run(queries, shift, pairs)
-    return (time.perf_counter() - start) / (
-        len(queries) * query_cost(queries, trees=trees).flops(backbone.description, pairs)
-    )
+    cost = query_cost(queries, trees=trees)
+    return (time.perf_counter() - start) / (len(queries) * _flops(study, cost, pairs))

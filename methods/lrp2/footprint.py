@@ -16,7 +16,7 @@ import torch
 
 from methods.backbone import ModelDescription
 from methods.backbone.base import FAMILIES
-from methods.backbone.footprint import Footprint
+from methods.backbone.footprint import GPU_RATE, Footprint
 from methods.backbone.projection import Pair
 from methods.lrp2.head import ROW_TILE, VOCABULARY_TILE
 from methods.lrp2.lattice import Schedule, schedule
@@ -40,8 +40,6 @@ TILE_SHARE = 0.85
 FACTS_AT_ONCE = 2048
 # A worker process with its libraries, before it has read a weight.
 PROCESS_BYTES = 450 * 2**20
-# Operations per second to expect of a GPU: 40% of an A100's peak outside and inside its tensor cores.
-GPU_RATE = {torch.float64: 0.4 * 9.7e12, torch.float32: 0.4 * 19.5e12, torch.bfloat16: 0.4 * 312e12}
 
 
 @dataclass(frozen=True)

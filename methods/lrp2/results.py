@@ -153,7 +153,10 @@ def language_rankings(tables: Sequence[pa.Table], columns: NDArray[np.intp], num
 
 
 def _orders(table: pa.Table, columns: NDArray[np.intp], numbers: dict[str, int]) -> NDArray[np.int32]:
-    """[F, C] the candidates of each fact, the best first; equal scores stay in the order in which they were scored."""
+    """[F, C] the candidates of each fact, the best first; equal scores stay in the order in which they were scored.
+
+    An identifier that several of a fact's candidates have stands where the best of them does.
+    """
     scores, names = (pa.concat_arrays(table.column(name).chunks) for name in ("scores", "candidates"))
     ends = names.offsets.to_numpy()
     sizes = np.diff(ends)
@@ -168,4 +171,10 @@ def _orders(table: pa.Table, columns: NDArray[np.intp], numbers: dict[str, int])
     score[inside] = values[(first[:, None] + places)[inside]]
     number = np.full(inside.shape, -1, dtype=np.int32)
     number[inside] = codes[(ends[:-1, None] + places)[inside]]
-    return np.take_along_axis(number, np.argsort(-score, axis=1, kind="stable"), 1)
+    order = np.take_along_axis(number, np.argsort(-score, axis=1, kind="stable"), 1)
+    places_alike = np.argsort(order, axis=1, kind="stable")
+    alike = np.take_along_axis(order, places_alike, 1)
+    again = np.zeros(order.shape, dtype=np.bool_)
+    np.put_along_axis(again, places_alike[:, 1:], alike[:, 1:] == alike[:, :-1], 1)
+    order[again] = -1
+    return order

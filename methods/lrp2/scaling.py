@@ -20,6 +20,7 @@ from methods.lrp2.footprint import QueryCost, query_cost, search_needs, takes_tr
 from methods.lrp2.lattice import schedule
 from methods.lrp2.measured import MEASURED
 from methods.lrp2.spec import LRP2Spec
+from methods.scaling import BLOOMS, placement_table
 from orchestrator.errors import UserError
 from orchestrator.needs import ModelNeeds
 from orchestrator.placement import Node, in_bytes
@@ -29,14 +30,6 @@ from orchestrator.stored import open_sweep
 
 LRP2_STUDY, PIVOT = "lrp2", "en"
 WAYS = frozenset({"single", "dispatch", "stream"})
-GB = 10**9
-BLOOMS = ("bloom-560m", "bloom-1b1", "bloom-1b7", "bloom-3b", "bloom-7b1", "bloom-176b")
-MACHINES: Mapping[str, tuple[Node, ...]] = {
-    "1 x 24 GB": (Node(16, 1, 128 * GB, 24 * GB),),
-    "1 x 80 GB": (Node(16, 1, 128 * GB, 80 * GB),),
-    "8 x 80 GB": (Node(128, 8, 1000 * GB, 80 * GB),),
-    "16 nodes of 8 x 80 GB": (Node(128, 8, 1000 * GB, 80 * GB),) * 16,
-}
 GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 FACTS_PER_TRIAL = (5000, 2000, 1000, 500)
 # A worker's process and libraries, and what lies between two of its trials: measured with Ray Tune on two CPU cores.
@@ -45,52 +38,44 @@ WORKER_START, BETWEEN_TRIALS = 5.0, 0.07
 
 @dataclass(frozen=True)
 class Sweep:
-    """The layer search of one model over all of mLAMA.
+    """A layer search over all of mLAMA.
 
     Attributes:
-        name: of the model.
-        footprint: what it weighs.
-        facts_per_trial: languages with more are cut into parts.
-        max_facts: of a language, at most; None takes all.
+        spec: what is asked; its facts and languages are not read.
+        footprint: what the model weighs.
         pairs: the layer pairs.
         cost: of a mean query, with the lengths that mLAMA has in mBERT's tokens.
     """
 
-    name: str
+    spec: LRP2Spec
     footprint: Footprint
-    facts_per_trial: int
-    max_facts: int | None
     pairs: tuple[Pair, ...]
     cost: QueryCost
 
     @classmethod
-    def of(
-        cls,
-        model: str,
-        dtype: torch.dtype,
-        *,
-        facts_per_trial: int = 5000,
-        max_facts: int | None = None,
-        pairs: Sequence[str] | None = None,
-    ) -> Sweep:
-        """The sweep of the model behind an address (`methods.backbone.footprint.configuration`).
+    def of(cls, spec: LRP2Spec) -> Sweep:
+        """The sweep that a specification asks for; its model may be any `methods.backbone.footprint.configuration`.
 
         Raises:
             UserError: there is no such model, or it has no such pairs.
         """
-        footprint = Footprint.of(model, dtype)
+        footprint = Footprint.of(spec.model, getattr(torch, spec.dtype))
         sizes = footprint.description
         cost = query_cost(shaped_queries(sizes, len(ROWS)), trees=takes_trees(sizes))
-        wanted = None if pairs is None else tuple(pairs)
-        return cls(model, footprint, facts_per_trial, max_facts, parse_pairs(wanted, sizes.num_layers), cost)
+        return cls(spec, footprint, parse_pairs(spec.pairs, sizes.num_layers), cost)
+
+    @classmethod
+    def asked(cls, **options: object) -> Sweep:
+        """The sweep with these options, and the defaults of the others."""
+        return cls.of(LRP2Spec.model_validate(options))
 
     def facts(self, language: str) -> int:
         """Facts of a language."""
-        return min(MEASURED[language].facts, self.max_facts or MEASURED[language].facts)
+        return min(MEASURED[language].facts, self.spec.max_facts or MEASURED[language].facts)
 
     def parts(self, language: str) -> int:
         """Trials of a language."""
-        return math.ceil(self.facts(language) / self.facts_per_trial)
+        return math.ceil(self.facts(language) / self.spec.facts_per_trial)
 
     def trials(self, pace: Mapping[str, float] | None = None) -> list[float]:
         """Expected operations of every trial, most expensive first.
@@ -111,7 +96,6 @@ class Sweep:
 
     def needs(self) -> ModelNeeds:
         """What it asks of a machine; inexact arithmetic is checked on 64 facts of each trial."""
-        spec = LRP2Spec.model_validate({})
         searched = [language for language in MEASURED if language != PIVOT]
         inexact = self.footprint.dtype == torch.bfloat16
         return search_needs(
@@ -119,31 +103,32 @@ class Sweep:
             self.pairs,
             facts=sum(map(self.facts, searched)),
             cost=self.cost,
-            checked=sum(map(self.parts, searched)) * spec.precision_sample if inexact else 0,
-            name=self.name,
+            checked=sum(map(self.parts, searched)) * self.spec.precision_sample if inexact else 0,
+            name=self.spec.model,
         )
 
-    def plan(self, nodes: Sequence[Node], **asked: object) -> Plan:
-        """Where it runs and for how long; `asked` are options of the sweep. Raises UserError where nothing fits."""
-        return make_plan(LRP2Spec.model_validate(asked), nodes, self.needs(), self.trials(), WAYS)
+    def plan(self, nodes: Sequence[Node]) -> Plan:
+        """Where it runs and for how long. Raises UserError where nothing fits."""
+        return make_plan(self.spec, nodes, self.needs(), self.trials(), WAYS)
 
 
 def tables() -> list[str]:
     """Markdown: all that ``jobs/plan.py --table`` prints and cluster/SCALING.md holds."""
-    lines = ["Sizes in bfloat16, the double of it in float32:", "", *sizes_table(torch.bfloat16)]
-    for dtype, said in ((torch.float32, "float32: exact"), (torch.bfloat16, "bfloat16: inexact, checked on a sample")):
-        lines += ["", f"Where they run, and how long all of mLAMA takes, in {said}:", "", *placement_table(dtype)]
+    lines = ["Sizes in bfloat16, the double of it in float32:", "", *sizes_table("bfloat16")]
+    for dtype, said in (("float32", "exact"), ("bfloat16", "inexact, checked on a sample")):
+        lines += ["", f"Where they run, and how long all of mLAMA takes, in {dtype}: {said}:", ""]
+        lines += placement_table({name: Sweep.asked(model=name, dtype=dtype) for name in BLOOMS})
     return lines
 
 
-def sizes_table(dtype: torch.dtype) -> list[str]:
+def sizes_table(dtype: str) -> list[str]:
     """Markdown: what every BLOOM weighs in a dtype, and what a search with all pairs needs."""
     lines = [
         "| model | layers | pairs | weights | one block | outside the blocks | states per packed row | operations |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in BLOOMS:
-        sweep = Sweep.of(name, dtype)
+        sweep = Sweep.asked(model=name, dtype=dtype)
         needs = sweep.needs()
         lines.append(
             f"| {name} | {needs.blocks} | {len(sweep.pairs):,} | {in_bytes(needs.weights)} | {in_bytes(needs.block)} | "
@@ -152,34 +137,14 @@ def sizes_table(dtype: torch.dtype) -> list[str]:
     return lines
 
 
-def placement_table(dtype: torch.dtype) -> list[str]:
-    """Markdown: how and for how long every BLOOM runs on `MACHINES`."""
-    lines = [f"| model | {' | '.join(MACHINES)} |", "|---" * (1 + len(MACHINES)) + "|"]
-    for name in BLOOMS:
-        sweep = Sweep.of(name, dtype)
-        lines.append(f"| {name} | {' | '.join(summary(sweep, nodes) for nodes in MACHINES.values())} |")
-    return lines
-
-
-def summary(sweep: Sweep, nodes: Sequence[Node]) -> str:
-    """How and for how long a sweep runs on some machines, in a few words."""
-    try:
-        chosen = sweep.plan(nodes).chosen
-    except UserError:
-        return "does not fit"
-    assert chosen.seconds is not None
-    text = f"{chosen.where}, {in_hours(chosen.seconds)}"
-    return f"{text}, {in_bytes(chosen.read)} read" if chosen.read else text
-
-
-def efficiency_table(model: str, dtype: torch.dtype, pace: Mapping[str, float]) -> list[str]:
+def efficiency_table(model: str, dtype: str, pace: Mapping[str, float]) -> list[str]:
     """Markdown: hours and parallel efficiency for one trial on each of more and more GPUs, by simulation.
 
     Args:
         model, dtype: whose trials they are; the level of their times is planned.
         pace: how times differ between the languages, measured.
     """
-    sweeps = {facts: Sweep.of(model, dtype, facts_per_trial=facts) for facts in FACTS_PER_TRIAL}
+    sweeps = {facts: Sweep.asked(model=model, dtype=dtype, facts_per_trial=facts) for facts in FACTS_PER_TRIAL}
     needs = sweeps[FACTS_PER_TRIAL[0]].needs()
     start = WORKER_START + needs.weights / READ_RATE
     trials = {facts: [cost / needs.gpu_rate for cost in sweep.trials(pace)] for facts, sweep in sweeps.items()}

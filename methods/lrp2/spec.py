@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from orchestrator.options import flag_of
 from orchestrator.spec import SweepSpec
+
+if TYPE_CHECKING:
+    from methods.lrp2.probes import ProbeOptions
 
 
 class LRP2Spec(SweepSpec):
@@ -100,3 +104,18 @@ class LRP2Spec(SweepSpec):
     facts_per_trial: int = Field(
         5000, ge=100, description="a language with more facts is cut into several trials of about this size"
     )
+
+
+def idle_options(spec: LRP2Spec, probe: ProbeOptions) -> list[str]:
+    """A warning for each option that was given another value than its default and decides nothing in this sweep."""
+    inexact = "bfloat16" in (spec.dtype, spec.head_dtype)
+    idle = {
+        "score": "a masked probe takes the mean over the object's pieces" if probe.kind == "masked" else None,
+        "bos": "a masked probe takes its tokenizer's special tokens" if probe.kind == "masked" else None,
+        "pool_size": None if probe.candidates == "sampled" else f"the pools are {probe.candidates}, not sampled",
+        "delta": None if spec.search == "racing" else "it is for --search racing",
+        "shard": None if spec.search == "racing" else "it is for --search racing",
+        "precision_sample": None if inexact else "the arithmetic is exact",
+    }
+    given = {name for name in idle if getattr(spec, name) != LRP2Spec.model_fields[name].default}
+    return [f"{flag_of(name)} decides nothing here: {why}." for name, why in idle.items() if why and name in given]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.backbone import Backbone, ModelDescription, check_model, describe_model, load_backbone, model_fingerprint
-from methods.backbone.addresses import has_weights, resolve
+from methods.backbone.addresses import NO_WEIGHTS, has_weights, resolve
 from methods.backbone.loading import Placement
 from methods.backbone.projection import Pair, parse_pairs, shift_between
 from methods.backbone.vectors import cached_vectors, random_like
@@ -30,7 +30,7 @@ from methods.lrp2.probes import ProbeOptions, Query, QueryBuilder
 from methods.lrp2.racing import Race
 from methods.lrp2.results import hits_table
 from methods.lrp2.search import LayerSearch, SearchResult, part_of, spread
-from methods.lrp2.spec import LRP2Spec
+from methods.lrp2.spec import LRP2Spec, idle_options
 from orchestrator.data import FactStore, SentenceStore, facts_beside, prepare_sentences
 from orchestrator.errors import Problems, UserError, did_you_mean
 from orchestrator.needs import ModelNeeds
@@ -86,6 +86,11 @@ class LRP2Study(Study[LRP2Spec]):
             problems.add(NAIVE_IN_ONE_PIECE.format(spec.placement))
         if spec.search == "naive":
             self.placements = frozenset({"single"})  # type: ignore[misc]
+        if (spec.search, spec.criterion, spec.ties) == ("racing", "acc", "fractional"):
+            problems.add(
+                "--search racing drops pairs by the facts they get right alone, so with --criterion acc and --ties "
+                "fractional it might drop the best one. Use --ties strict, or leave --search out."
+            )
         source = problems.collect(
             lambda: facts_beside(
                 spec.facts, spec.pools, spec.pivot, spec.languages, relations=spec.relations, cache=self.cache
@@ -104,10 +109,7 @@ class LRP2Study(Study[LRP2Spec]):
         self.model_hash = model_fingerprint(spec.model, self.cache, weights=not self.only_plan)
         self.can_measure = not self.only_plan or has_weights(spec.model)
         if not self.can_measure:
-            self.warnings.append(
-                f"The weights of {spec.model} are not at hand, so nothing can be measured and finished trials are not "
-                "recognised: the plan is computed from configuration, tokenizer and facts."
-            )
+            self.warnings.append(NO_WEIGHTS.format(spec.model))
         self.sentences = prepare_sentences(
             spec.sentences,
             (spec.pivot, *self.languages),
@@ -116,6 +118,7 @@ class LRP2Study(Study[LRP2Spec]):
             cache=self.cache,
         )
         self.probe = self._probe_options()
+        self.warnings += idle_options(spec, self.probe)
 
     def _select(self, source: FactStore) -> tuple[FactStore, FactStore]:
         """The pivot's facts, all of them, and those of the languages to search."""
@@ -213,6 +216,8 @@ class LRP2Study(Study[LRP2Spec]):
                 depends_on["control"] = [spec.control, spec.seed]
             if spec.search == "racing":
                 depends_on["race"] = [spec.delta, spec.shard, spec.criterion, spec.seed]
+                if spec.criterion == "trans":  # what the pivot has right decides which pairs are dropped
+                    depends_on["race"].append(self._fingerprint(self.pivot_facts, spec.pivot))
         if self.inexact:
             depends_on["precision_sample"] = spec.precision_sample
         cell = {"language": language} if parts == 1 else {"language": language, "part": part + 1, "of": parts}
@@ -273,6 +278,12 @@ class LRP2Study(Study[LRP2Spec]):
     def load(self, context: TrialContext) -> Loaded:
         spec = self.spec
         backbone = self._load(getattr(torch, spec.dtype), context)
+        width = backbone.final(torch.zeros(1, backbone.hidden_size, dtype=backbone.dtype, device=backbone.device))
+        if width.shape[-1] != backbone.hidden_size:
+            raise UserError(
+                f"{spec.model} narrows its states from {backbone.hidden_size} to {width.shape[-1]} numbers after its "
+                "last block, so the vectors of its last layer would not fit its states: choose another model."
+            )
         head_dtype = getattr(torch, spec.head_dtype) if spec.head_dtype else None
         return Loaded(backbone, self._search(backbone, head_dtype, context))
 

@@ -54,8 +54,10 @@ def language_pairs(
 def _searched(folder: Path, model: str) -> dict[str, Pair]:
     """The best pair of every language in a layer search, the one that its report calls oracle."""
     summary: dict[str, Any] = read_summary(folder)
-    if summary.get("study") != "lrp2":
-        what = f"a sweep of {summary['study']}" if "study" in summary else "without a readable summary.json"
+    study = summary.get("study", "")
+    if study != "lrp2" or "model fingerprint" not in summary:
+        what = f"a sweep of {study}" if study else "without a readable summary.json"
+        what = "a comparison of two sweeps" if study == "lrp2" else what
         raise UserError(
             f"--pairs-from {folder} is {what}, not a finished layer search, so it has no pairs: name the folder of a "
             "sweep of jobs/lrp2_sweep.py, or give --pairs."

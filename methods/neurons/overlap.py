@@ -53,6 +53,8 @@ class Overlap:
 def overlap(first: Sets, second: Sets, measure: Measure = "share") -> Overlap:
     """Compares the relations that two languages have in common."""
     relations = tuple(relation for relation in first if relation in second)
+    if not relations:
+        return Overlap((), np.empty((len(next(iter(first.values()))), 0, 0)))
     one, other = (np.stack([sets[r] for r in relations], axis=1).astype(np.float32) for sets in (first, second))
     common = one @ other.transpose(0, 2, 1)
     sizes = [side.sum(-1) for side in (one, other)]

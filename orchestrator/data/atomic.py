@@ -54,7 +54,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        _sync(path.parent)
 
 
 @contextmanager
@@ -73,6 +73,8 @@ def folder_atomically(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
+            for file in (*temporary.rglob("*"), temporary):
+                _sync(file)
             try:
                 os.rename(temporary, path)
             except OSError as error:
@@ -80,7 +82,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
                     raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        _sync_folder(path.parent)
+        _sync(path.parent)
 
 
 def _temporary_name(path: Path) -> Path:
@@ -88,9 +90,9 @@ def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Makes the content of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -239,12 +239,12 @@ def facts_beside(
     relations: Sequence[str] | None,
     cache: Path,
 ) -> FactStore:
-    """All facts of a source in some languages and in the pivot they are compared with.
+    """A source with all its languages, known to have those that are compared with the pivot, and the pivot.
 
     Args:
         address, pools, cache: as for `prepare_facts`; `pools` may be a path.
-        languages: those asked for beside the pivot; None takes all.
-        relations: those asked for; None takes all.
+        languages: those asked for beside the pivot; None asks for none in particular.
+        relations: those selected; None takes all.
 
     Raises:
         UserError: the source cannot be read, or a language or relation that is asked for is not there.

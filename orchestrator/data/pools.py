@@ -21,11 +21,16 @@ class ObjectLists:
         """The pools of one language, with URIs unknown; empty if there is no file for it.
 
         Raises:
-            UserError: the file is damaged, is not JSON, or has another shape.
+            UserError: the file is damaged, is not JSON, has another shape, or is there twice.
         """
         names = [name for name in self.tree.members if PurePosixPath(name).name == f"{language}.json"]
         if not names:
             return {}
+        if len(names) > 1:
+            raise UserError(
+                f"{self.tree.path} has {names[0]} and {names[1]}, so it is not clear which candidates are meant. Give "
+                "one of the folders above them."
+            )
         where = self.tree.where(names[0])
         try:
             document = json.loads(self.tree.read(names[0]))

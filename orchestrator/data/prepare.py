@@ -223,8 +223,14 @@ def read_shard(path: Path) -> pa.Table:
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:
-    """manifest.json of a prepared source."""
-    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    """manifest.json of a prepared source. Raises UserError: it is missing or damaged."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'manifest.json'} is missing or damaged ({error}). Delete the folder {folder} and run again: it "
+            "will be prepared anew."
+        ) from error
     return manifest
 
 

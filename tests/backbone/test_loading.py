@@ -220,7 +220,7 @@ class TestHub:
         assert not any("safetensors" in pattern for pattern in asked[1][2])
 
     def test_the_fingerprint_is_the_commit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        snapshot = tmp_path / "snapshots" / "0123abcd"
+        snapshot = tmp_path / "models--org--name" / "snapshots" / "0123abcd"
         snapshot.mkdir(parents=True)
         monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
         assert model_fingerprint("org/name") == "commit-0123abcd"
@@ -243,6 +243,13 @@ class TestFingerprint:
         tiny_model("bert", seed=1).save_pretrained(folder)
         seen.add(model_fingerprint(str(folder)))
         assert len(seen) == 4
+
+    def test_a_folder_of_ones_own_snapshots_is_known_by_its_content(self, tmp_path: Path) -> None:
+        """Trained anew into the same folder it is another model, whose trials must not be taken for the old one's."""
+        folder = save(tmp_path / "snapshots" / "epoch3")
+        before = model_fingerprint(str(folder))
+        tiny_model("bert", seed=1).save_pretrained(folder)
+        assert model_fingerprint(str(folder)) != before
 
     def test_large_files_are_hashed_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder, cache = save(tmp_path / "model"), tmp_path / "cache"

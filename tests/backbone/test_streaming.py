@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from methods.backbone import Backbone, load_backbone, pack_sequences
 from methods.backbone.bloom import BloomBackbone
+from methods.backbone.generic import GenericBackbone
+from methods.backbone.selfcheck import CHECKED_BLOCKS, SelfCheck
 from methods.backbone.streaming import StreamedBackbone
 from methods.backbone.vectors import language_vectors
 from methods.editing.model import EditableModel
@@ -113,10 +115,54 @@ def test_loading_reads_two_blocks_for_the_check_and_no_vocabulary(tmp_path: Path
     assert blocks + outside < read < blocks + outside + vocabulary
 
 
-def test_a_packed_path_that_disagrees_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BloomBackbone, "final", lambda self, x: x)
-    read = streamed(saved(tmp_path, "bloom"))
-    assert not read.fast
+BLOCK = BloomBackbone.layer
+FAULTS: dict[str, tuple[str, Any]] = {
+    "no norm after the embedding": ("embed", lambda self, plan: self.model.transformer.word_embeddings(plan.pack.ids)),
+    "blocks one percent off": ("layer", lambda self, *rest, **named: 1.01 * BLOCK(self, *rest, **named)),
+    "no positions": ("alibi_slopes", lambda self: torch.zeros(self.description.num_heads)),
+    "no final norm": ("final", lambda self, x: x),
+    "an unfinished path": ("transform", lambda self, x: x[..., :-1]),
+}
+
+
+class TestSelfCheck:
+    """The first two blocks of a streamed model are compared with its own forward pass, in the dtype that it runs in."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+    def test_a_path_that_agrees_is_taken_without_a_word(
+        self, tmp_path: Path, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        read = streamed(saved(tmp_path, "bloom"), dtype=dtype)
+        assert read.fast
+        assert not caplog.records
+        read.stream.last_ahead = CHECKED_BLOCKS
+        check = SelfCheck(read.model, read.device, CHECKED_BLOCKS)
+        assert check.disagreement(read) <= (1 if dtype == torch.bfloat16 else 0.01)
+
+    @pytest.mark.parametrize("fault", FAULTS)
+    def test_a_packed_path_that_disagrees_gives_way(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    ) -> None:
+        whole = load_backbone(str(saved(tmp_path, "bloom")))
+        monkeypatch.setattr(BloomBackbone, *FAULTS[fault])
+        read = streamed(tmp_path)
+        assert not read.fast
+        pack, _ = pack_sequences(random_sequences(whole, [4, 6]))
+        monkeypatch.undo()
+        with torch.no_grad():
+            torch.testing.assert_close(all_layers(read, pack)[-1], all_layers(whole, pack)[-1], atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize("family", ["bert", "xglm", "llama"])
+    def test_every_family_is_watched(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+        path = type(load_backbone(str(saved(tmp_path, family))))
+        layer = path.layer
+        monkeypatch.setattr(path, "layer", lambda self, *rest, **named: 1.01 * layer(self, *rest, **named))
+        assert not streamed(tmp_path).fast
+
+    def test_a_generic_path_that_disagrees_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(GenericBackbone, "final", lambda self, x: 2 * x)
+        with pytest.raises(UserError, match="cannot be seen layer by layer"):
+            streamed(saved(tmp_path, "gpt-neox"))
 
 
 def test_between_two_blocks_no_weight_is_left_behind(tmp_path: Path) -> None:

@@ -131,6 +131,13 @@ def test_unclear_folders_are_refused(tmp_path: Path) -> None:
     (folder / "fever-dev-kilt.jsonl.gz").unlink()
     with pytest.raises(UserError, match="the English file is not beside it"):
         prepare_labelled(f"fever:{folder}", cache=tmp_path / "cache")
+    for again, message in (("copy/claims.jsonl", "which is meant"), ("claims.en.jsonl", "a translation into English")):
+        folder = tmp_path / Path(again).stem
+        for name in ("claims.jsonl", again):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_lines(folder / name, claims(range(10)))
+        with pytest.raises(UserError, match=message):
+            prepare_labelled(f"fever:{folder}", cache=tmp_path / "cache")
 
 
 def test_the_real_claims(real_data: Path, tmp_path: Path) -> None:

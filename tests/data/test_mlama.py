@@ -255,3 +255,11 @@ def test_faulty_object_lists(mlama: Path, tmp_path: Path, cache: Path, text: str
     (lists / "en.json").write_text(text)
     (problem,) = problems_of(mlama, cache, pools=str(lists))
     assert expected in problem
+
+
+def test_two_object_lists_for_a_language_are_ambiguous(mlama: Path, tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "objects").mkdir()
+    for name in ("one", "two"):
+        write_object_lists(tmp_path / "objects" / name)
+    (problem,) = problems_of(mlama, cache, pools=str(tmp_path / "objects"))
+    assert "not clear which candidates are meant" in problem

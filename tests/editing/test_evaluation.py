@@ -180,3 +180,13 @@ def test_tiles_out_of_reach_are_rightly_left_out(size: float, monkeypatch: pytes
     assert bool(settled.any())
     assert bool(same[settled].all())
     assert bool(same.all()) == (size == 0)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_state_that_an_edit_has_broken_is_not_kept(broken: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    vocabulary = Vocabulary(torch.randn(3000, 6, generator=generator), None)
+    raw = torch.randn(4, 6, generator=generator)
+    edited = raw.clone()
+    edited[1:3] = broken
+    assert vocabulary.kept(vocabulary.leaders(raw), raw, edited).tolist() == [True, False, False, True]

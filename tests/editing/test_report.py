@@ -200,6 +200,12 @@ def test_the_headline_names_the_best_editor_and_the_gain_seed_by_seed(outcome: E
     assert cross_gain(outcome, "knowledge-editor", "en") is None
 
 
+def test_where_no_editor_has_finished_the_report_says_so(outcome: EditorOutcome) -> None:
+    nothing = replace(outcome, methods=())
+    assert headline(nothing).startswith("No trial has scores")
+    assert report_sections(nothing)[0].title == "What it found"
+
+
 def test_a_gain_falls_back_on_the_editor_trained_on_all_languages(outcome: EditorOutcome) -> None:
     fewer = replace(
         outcome, methods=tuple(m for m in outcome.methods if m.method.label != "MEND (edits en, updates all)")

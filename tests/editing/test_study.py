@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from methods.editing.running import mask_summary
 from methods.editing.spec import EditorSpec
 from methods.editing.study import EditorStudy
 from orchestrator.errors import UserError
-from orchestrator.study import Summary, TrialContext, TrialResult, TrialStopped
+from orchestrator.study import TrialStopped
+from tests.trials import answer, context, results
 
 SMALL: dict[str, Any] = {
     "languages": ("de", "en", "zh"),
@@ -41,26 +43,6 @@ def study(cache: Path, **options: Any) -> EditorStudy:
     made = EditorStudy(EditorSpec(**{**SMALL, **options}), cache)
     made.prepare()
     return made
-
-
-def context(cache: Path, scratch: Path) -> TrialContext:
-    scratch.mkdir(parents=True, exist_ok=True)
-    return TrialContext(cache, scratch, threads=1, device="cpu", memory_bytes=4 * 10**9, progress=lambda share: None)
-
-
-def results(made: EditorStudy, scratch: Path) -> list[TrialResult]:
-    """Runs every trial as one worker would, stage after stage."""
-    first = context(made.cache, scratch)
-    loaded = made.load(first)
-    trials = sorted(made.trials(), key=lambda trial: trial.stage)
-    return [
-        TrialResult(trial, made.run(trial, loaded, context(made.cache, scratch / trial.key)), 1.0, 1, {})
-        for trial in trials
-    ]
-
-
-def answer(made: EditorStudy, scratch: Path) -> Summary:
-    return made.summarize(results(made, scratch))
 
 
 def test_the_answer_compares_training_in_one_language_with_training_in_all(cache: Path, tmp_path: Path) -> None:
@@ -160,6 +142,31 @@ def test_all_mistakes_are_told_at_once(cache: Path) -> None:
         study(cache, edit_languages=("fr",))
 
 
+def test_an_option_that_would_change_nothing_is_refused(cache: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        study(cache, classifier_lr=1e-3, classifier_epochs=2)
+    assert [problem.split()[0] for problem in caught.value.problems] == ["--classifier-lr", "--classifier-epochs"]
+    with pytest.raises(UserError, match=r"--pools lists\.zip has no use for atlas-claims"):
+        study(cache, task="atlas-claims", pools=Path("lists.zip"))
+
+
+def test_a_classifier_is_not_trained_without_its_language(cache: Path) -> None:
+    """It is trained in English, whatever language is edited: without English texts nothing is started."""
+    with pytest.raises(UserError, match="in en, and atlas-claims has none among the chosen languages"):
+        study(cache, task="atlas-claims", languages=("de", "zh"), edit_languages=("de",))
+
+
+def test_languages_without_training_texts_are_named(cache: Path, tmp_path: Path) -> None:
+    """XNLI's own training texts are English: what is trained on them has seen no other language."""
+    lines = [f"a man {n}\ta person {n}\t{('entailment', 'neutral', 'contradiction')[n % 3]}" for n in range(9)]
+    for name in ("train-en", "dev-en", "dev-de", "test-en", "test-de"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines))
+    warnings = study(cache, task=f"xnli:{tmp_path}", languages=None).warnings
+    assert [warning.partition(" has ")[2] for warning in warnings] == [
+        "nothing in its train split in de: training makes and sees no edit there."
+    ]
+
+
 def test_claims_train_their_classifier_first_and_edit_its_mistakes(cache: Path, tmp_path: Path) -> None:
     made = study(cache, task="atlas-claims", training=("cross",), classifier_epochs=1, languages=("en", "de"))
     trials = made.trials()
@@ -180,8 +187,10 @@ def test_a_search_chooses_by_the_dev_split(cache: Path, tmp_path: Path) -> None:
     assert len(methods) == 3
     (chosen,) = [one for one in methods if one["chosen"]]
     assert chosen["validation"][0] == max(one["validation"][0] for one in methods)
-    assert summary.table.num_rows == sum(len(table) for table in [summary.table])
     assert set(MEASURED) <= set(summary.table.column_names)
+    rows = summary.table.to_pylist()
+    assert {row["settings"] for row in rows} == {json.dumps(one["settings"]) for one in methods}
+    assert {row["settings"] for row in rows if row["chosen"]} == {json.dumps(chosen["settings"])}
 
 
 def test_asha_stops_within_a_method(cache: Path) -> None:

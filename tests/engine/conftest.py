@@ -51,10 +51,10 @@ class ToySweep:
         given = {"marks": self.marks, "output": self.root / "out", "name": "toy", "tracking": "none", **options}
         return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
-    def take_steps(self, **options: Any) -> SweepOutcome:
+    def take_steps(self, workers: int = 1, **options: Any) -> SweepOutcome:
         """Runs the study of steps, one trial at a time."""
         study = StepsStudy(StepsSpec(marks=self.marks, **options), self.workspace.cache)
-        placement = Placement(cpus=1, gpus=0, concurrent=1, memory=10**9)
+        placement = Placement(cpus=1, gpus=0, concurrent=1, memory=10**9, workers=workers)
         with self.workspace.locked():
             return run_sweep(study, study.trials(), self.workspace, placement, [NODE], Console(file=io.StringIO()))
 

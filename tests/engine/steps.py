@@ -82,7 +82,8 @@ class StepsStudy(Study[StepsSpec]):
             context.progress(step / self.spec.steps)
             context.report(step, {"acc": rate * step, "loss": 1 / step})
             content = json.dumps([step, total]).encode()
-            write_atomically(checkpoint, lambda file, content=content: file.write(content))  # type: ignore[misc]
+            if os.environ.get("RANK", "0") == "0":  # the first of a trial's processes
+                write_atomically(checkpoint, lambda file, content=content: file.write(content))  # type: ignore[misc]
             if f"{rate:g}:{step}" in self.spec.kill_at and mark(self.spec.marks, f"kill-{rate:g}-{step}") == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
         return pa.table({"rate": [rate], "total": [total]})

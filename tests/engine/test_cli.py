@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
-from orchestrator.cli import main
+from orchestrator.cli import StopSignals, guarded, main
+from orchestrator.console import duration
+from orchestrator.errors import UserError
+from orchestrator.ray_session import cluster_address
 from tests.engine.conftest import ToySweep, toy_sweep
 from tests.engine.toy import ToySpec, ToyStudy
 
@@ -37,7 +44,7 @@ def test_a_sweep_says_what_it_found_and_where(toy: ToySweep, cli: Cli) -> None:
     assert out.splitlines()[-1] == f"Report: {(folder / 'report.html').as_uri()}"
 
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["sweep"], summary["study"] == ("toy", "toy")
+    assert (summary["sweep"], summary["study"]) == ("toy", "toy")
     assert (summary["model"], summary["data"]) == ("squares", "numbers")
     assert summary["trials"] == {"planned": 3, "done": 3, "reused": 0, "failed": 0}
     assert summary["squares"] == {"0": 0.0, "1": 1.0, "2": 4.0}
@@ -73,6 +80,52 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(tmp_path: Path, cli: Cli) -> 
         assert part in out
     assert not toy.workspace.folder.exists()
     assert toy.counts() == {}
+
+
+def test_a_dry_run_counts_whole_trials(tmp_path: Path, cli: Cli) -> None:
+    _, out, _ = cli(*toy_sweep(tmp_path).options(size=2, sleep=90), "--dry-run")
+    both_at_once = "2 at a time" in out
+    assert f"about {duration(120 if both_at_once else 180)}" in out, "the larger trial is two thirds of 180 seconds"
+
+
+def test_the_same_sweep_started_twice_is_refused(tmp_path: Path, cli: Cli) -> None:
+    toy = toy_sweep(tmp_path)
+    with toy.workspace.locked():
+        code, _, errors = cli(*toy.options())
+    assert code == 2
+    assert "Another run of this sweep is at work" in errors
+    assert toy.counts() == {}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_ends_with_the_command_that_goes_on_and_a_second_one_does_not_disturb(
+    number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, cleaned = signal.getsignal(number), []
+
+    def run(console: Console, errors: Console, signals: StopSignals) -> int:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), number)
+            cleaned.append(signals.received)
+        return 0
+
+    assert guarded(run, "python toy_job.py --size 3") == code
+    assert cleaned == [number]
+    said = ["Stopped. What is finished is kept; this continues it:", "  python toy_job.py --size 3"]
+    assert capsys.readouterr().err.splitlines() == said
+    assert signal.getsignal(number) is before
+
+
+def test_where_jobs_are_submitted_is_no_cluster_to_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("", "local"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert cluster_address() is None
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(UserError, match=r"ray job submit.*or unset RAY_ADDRESS"):
+        cluster_address()
 
 
 @pytest.mark.parametrize(

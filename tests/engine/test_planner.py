@@ -90,6 +90,20 @@ def test_training_is_sharded_over_as_many_processes_as_it_needs() -> None:
     assert plan(needs, gpus(1, memory=40, nodes=4), TRAINING).placement.workers == 4, "also over nodes"
 
 
+def test_a_sharded_training_waits_for_weights_and_repeats_what_is_not_shared_out() -> None:
+    def sharded(**more: float) -> Plan:
+        needs = model(30, training=96 * GB, row=0, **more)  # 32 GB of weights; two GPUs hold it
+        return plan(needs, gpus(8), TRAINING, trials=1)
+
+    assert sharded().chosen.seconds == pytest.approx(1e18 / 2e13)
+    assert sharded(repeated=1.0).chosen.seconds == pytest.approx(1e18 / 1e13), "the second process is of no use"
+    assert sharded(repeated=0.5).chosen.seconds == pytest.approx(1e18 / (2e13 / 1.5))
+    waiting = sharded(passes=1e6)
+    assert waiting.chosen.seconds == pytest.approx(1e6 * 32 / 25)
+    assert "each process gathers 32.0 PB of weights" in str(waiting.chosen)
+    assert "25.0 GB a second gathered by a process" in waiting.sentences()[-1]
+
+
 def test_placement_overrides_the_choice_and_says_so() -> None:
     chosen = plan(model(4), gpus(8), placement="stream")
     assert chosen.placement.kind == "stream"

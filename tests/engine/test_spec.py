@@ -157,3 +157,23 @@ def test_the_sweep_is_named_after_its_preset_and_what_goes_beyond_it(preset: Pat
     assert fewer.startswith("search-")
     assert fewer == sweep_name(parse("--languages", "de", "--config", str(preset)), "lrp2")
     assert fewer != sweep_name(parse("--config", str(preset), "--languages", "no"), "lrp2")
+    preset.write_text("name: full\n")
+    assert sweep_name(parse("--config", str(preset)), "lrp2") == "full"
+    assert sweep_name(parse("--config", str(preset), "--name", "mine", "--languages", "de"), "lrp2") == "mine"
+    fewer = sweep_name(parse("--config", str(preset), "--languages", "de"), "lrp2")
+    assert fewer.startswith("full-"), "what a sweep was asked, run again with less, does not overwrite its report"
+
+
+@pytest.mark.parametrize("stem", ["my search", "поиск", "_search"])
+def test_a_sweep_can_be_run_again_whatever_its_preset_is_called(tmp_path: Path, stem: str) -> None:
+    path = tmp_path / f"{stem}.yaml"
+    path.write_text("rate: 1\n")
+    request = parse("--config", str(path))
+    named = request.spec.model_copy(update={"name": sweep_name(request, "lrp2")})
+    path.write_text(spec_to_yaml(named))
+    assert parse("--config", str(path)).spec == named
+
+
+def test_a_sweep_does_not_take_the_place_of_the_cache() -> None:
+    with pytest.raises(UserError, match=r"cannot be named 'cache'.*another --name"):
+        sweep_name(parse("--name", "cache"), "lrp2")

@@ -191,6 +191,8 @@ def test_a_sweep_outlives_its_tracking_server_and_is_sent_later(
 def test_a_folder_that_holds_no_sweep(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Name the folder of a finished sweep"):
         send(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with pytest.raises(UserError, match="Tracking is turned off"):
+        send(tmp_path, "none")
 
 
 def test_where_runs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

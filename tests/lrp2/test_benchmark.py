@@ -143,6 +143,24 @@ def test_a_hit_that_differs_is_reported_with_its_margin(
     assert "1 of 21 hits differ, 0 of them near ties" in benchmark.sentence(result)
 
 
+def test_memory_stays_within_the_bound(folders: dict[str, Path], tmp_path: Path) -> None:
+    bound = 10**9
+    result = benchmark.run_memory(settings(folders["bert"], tmp_path, memory_bytes=bound, threads=1), (100,))
+    (row,) = result["memory"]
+    assert row["queries"] == 100
+    assert result["within_bound"] is True
+    assert 1e8 < row["peak_bytes"] == result["peak_mb"] * 1e6 <= bound
+    (table,) = benchmark.memory_tables(result)
+    assert table.rows[0][-1] == 1000
+    assert "within the bound" in benchmark.memory_sentence(result)
+    json.dumps(result)
+
+
+def test_a_bound_below_every_search_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="less than the"):
+        benchmark.run_memory(settings(folders["bert"], tmp_path, memory_bytes=10**8), (1,))
+
+
 def test_real_facts_need_a_tokenizer_and_then_work(folders: dict[str, Path], tmp_path: Path) -> None:
     small = settings(folders["bert"], tmp_path, facts="atlas", languages=("de", "fr"), queries=4, pairs=("1/2",))
     result = benchmark.run_benchmark(small)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
+from methods.backbone import vectors
 from methods.backbone.projection import all_pairs, parse_pairs, projected, shift_between
-from methods.backbone.vectors import language_vectors, random_like
+from methods.backbone.vectors import cached_vectors, language_vectors, random_like
 from orchestrator.errors import UserError
 from tests.backbone.tiny import tiny
 from tests.lrp2.cases import world
@@ -35,6 +40,43 @@ def test_vectors_are_the_means_of_the_models_own_hidden_states(family: str) -> N
             hidden = backbone.model(input_ids=ids, output_hidden_states=True).hidden_states
         expected += torch.stack([h[0].mean(0) for h in hidden[1:]]) / len(SENTENCES)
     torch.testing.assert_close(language_vectors(backbone, [SENTENCES]), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bloom", "llama"])
+def test_before_the_final_norm_layer_l_is_what_the_last_block_gives(family: str) -> None:
+    backbone, seen = tiny(family), []
+    handle = backbone.blocks[-1].register_forward_hook(
+        lambda _, __, output: seen.append(output[0] if isinstance(output, tuple) else output)
+    )
+    for sentence in SENTENCES:
+        backbone.model(input_ids=torch.tensor([backbone.tokenizer(sentence)["input_ids"]]))
+    handle.remove()
+    expected = torch.stack([states[0].mean(0) for states in seen]).mean(0)
+    raw = language_vectors(backbone, [SENTENCES], last_layer="raw")
+    normed = language_vectors(backbone, [SENTENCES])
+    torch.testing.assert_close(raw[-1], expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(raw[:-1], normed[:-1])
+    assert not torch.allclose(raw[-1], normed[-1], atol=1e-3)
+
+
+def test_vectors_are_computed_by_one_while_the_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, computed = tiny("bert"), []
+
+    def counted(*arguments: Any, **options: Any) -> torch.Tensor:
+        computed.append(options["specials"])
+        return language_vectors(*arguments, **options)
+
+    monkeypatch.setattr(vectors, "language_vectors", counted)
+
+    def ask(_: int) -> torch.Tensor:
+        path = tmp_path / "vectors" / "de.safetensors"
+        return cached_vectors(backbone, [SENTENCES], path=path, specials="exclude", last_layer="normed")
+
+    with ThreadPoolExecutor(4) as workers:
+        found = list(workers.map(ask, range(4)))
+    assert computed == ["exclude"]
+    expected = language_vectors(backbone, [SENTENCES], specials="exclude")
+    assert all(torch.equal(one, expected) for one in found)
 
 
 def test_special_tokens_are_a_choice() -> None:
@@ -109,6 +151,13 @@ def test_wrong_pairs_are_all_named_at_once() -> None:
     assert len(caught.value.problems) == 5
     assert "1 <= i < j <= 12" in caught.value.problems[0]
     assert parse_pairs(("4/10", "1/2", "4/10"), 12) == ((1, 2), (4, 10))
+
+
+def test_without_any_pair_there_is_nothing_to_do() -> None:
+    with pytest.raises(UserError, match="No layer pair"):
+        parse_pairs((), 12)
+    with pytest.raises(UserError, match="two layers"):
+        parse_pairs(None, 1)
 
 
 @pytest.mark.parametrize(("layers", "width"), [(6, 64), (12, 4)])

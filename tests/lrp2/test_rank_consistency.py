@@ -56,6 +56,15 @@ def test_rankings_are_read_back_part_by_part_each_fact_in_its_own_column() -> No
     ]
 
 
+def test_two_names_of_one_object_count_where_the_better_one_stands() -> None:
+    both, once = ([list(names)] for names in (["x", "y", "x", "z"], ["x", "y", "z"]))
+    twice = table(["a"], both, [np.array([[1.0, 2, 3, 0]])])
+    plain = table(["a"], once, [np.array([[3.0, 2, 1]])])
+    numbers: dict[str, int] = {}
+    first, second = (language_rankings([one], np.array([0]), numbers) for one in (twice, plain))
+    assert fact_consistency(first, second).values.tolist() == [pytest.approx(1.0)]
+
+
 def test_scores_without_names_are_not_enough() -> None:
     whole = table(["a"], [["x", "y"]], [np.array([[2.0, 1]])])
     assert has_rankings([whole])

@@ -15,13 +15,13 @@ from methods.lrp2 import scaling
 from methods.lrp2.footprint import bytes_per_row
 from methods.lrp2.lattice import schedule
 from methods.lrp2.measured import MEASURED
-from methods.lrp2.scaling import BLOOMS, MACHINES, Sweep
+from methods.lrp2.scaling import Sweep
 from methods.lrp2.spec import LRP2Spec
 from methods.lrp2.study import LRP2Study
+from methods.scaling import BLOOMS, MACHINES, summary
 from orchestrator.cli import main
 from orchestrator.errors import UserError
 from orchestrator.results import encode_trial
-from orchestrator.spec import parse_command_line
 from tests.backbone.tiny import tiny_model, tiny_tokenizer
 from tests.conftest import ROOT
 
@@ -34,31 +34,25 @@ def test_the_tables_of_the_document_are_what_the_planner_computes() -> None:
     for line in scaling.tables():
         assert line in text, f"{line!r}: replace the tables by the output of 'python jobs/plan.py --table'"
     for model in ("bloom-560m", "bloom-7b1"):
-        for line in scaling.efficiency_table(model, torch.bfloat16, scaling.measured_pace()):
+        for line in scaling.efficiency_table(model, "bfloat16", scaling.measured_pace()):
             assert line in text, f"{line!r}: see 'python jobs/plan.py --efficiency --model {model}'"
 
 
 @pytest.mark.parametrize("model", BLOOMS)
 def test_presets_of_all_blooms_are_read_and_say_what_the_planner_says(model: str) -> None:
     path = PRESETS / f"lrp2_{model.replace('-', '_')}.yaml"
-    spec = parse_command_line(LRP2Spec, ["--config", str(path)], description="", examples=(), prog="x").spec
+    spec = plan_job.read_spec(["--config", str(path)])
     assert isinstance(spec, LRP2Spec)
     size = model.removeprefix("bloom-")
     assert spec.model == ("bigscience/bloom" if size == "176b" else f"bigscience/bloom-{size}")
-    sweep = Sweep.of(
-        model,
-        getattr(torch, spec.dtype),
-        facts_per_trial=spec.facts_per_trial,
-        max_facts=spec.max_facts,
-        pairs=spec.pairs,
-    )
+    sweep = Sweep.of(spec)
     text = path.read_text(encoding="utf-8")
     for machines, nodes in MACHINES.items():
-        assert f"#   {machines}: {scaling.summary(sweep, nodes)}\n" in text
+        assert f"#   {machines}: {summary(sweep, nodes)}\n" in text
 
 
 def test_states_of_a_row_are_those_of_all_branches() -> None:
-    sweep = Sweep.of("bloom-7b1", torch.bfloat16)
+    sweep = Sweep.asked(model="bloom-7b1", dtype="bfloat16")
     branches = 1 + 30 * 29 // 2
     walk = schedule(all_pairs(30), 30)
     assert bytes_per_row(sweep.footprint.description, torch.bfloat16, walk) == branches * 4096 * 2
@@ -68,10 +62,10 @@ def test_states_of_a_row_are_those_of_all_branches() -> None:
 def test_all_of_mlama_is_planned() -> None:
     assert len(MEASURED) == 53
     assert sum(measured.facts for measured in MEASURED.values()) == 785_767
-    sweep = Sweep.of("bloom-560m", torch.float32)
+    sweep = Sweep.asked(model="bloom-560m")
     assert len(sweep.trials()) == sum(map(sweep.parts, MEASURED))
     assert sum(sweep.trials()) == pytest.approx(sum(sweep.trials(dict.fromkeys(MEASURED, 1.0))))
-    assert len(Sweep.of("bloom-560m", torch.float32, max_facts=500).trials()) == 53
+    assert len(Sweep.asked(model="bloom-560m", max_facts=500).trials()) == 53
 
 
 @pytest.mark.slow
@@ -85,7 +79,7 @@ def test_mlamas_real_facts_are_as_many(real_data: Path, tmp_path: Path) -> None:
 
 
 def test_smaller_trials_keep_more_gpus_busy() -> None:
-    table = scaling.efficiency_table("bloom-560m", torch.bfloat16, scaling.measured_pace())
+    table = scaling.efficiency_table("bloom-560m", "bfloat16", scaling.measured_pace())
     shares = [int(cell.split(",")[-1].strip(" %")) for cell in table[-1].split("|")[2:-1]]
     assert table[-1].startswith("| 256 |")
     assert shares[0] == min(shares)

@@ -64,6 +64,7 @@ class SearchContract:
         assert (hits[:, 1:] != hits[:, :1]).any()
 
     def test_last_layer_before_the_norm(self) -> None:
+        """Where there is a norm, a shift before it gives other scores than one behind it, at layer L alone."""
         case = self.worlds()[0]
         pairs = [(1, case.backbone.num_layers), (3, 4), (2, 3)]
         fast, slow = (
@@ -74,6 +75,13 @@ class SearchContract:
         )
         for a, b in zip(fast.scores or (), slow.scores or (), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)
+        behind = LayerSearch(case.backbone, keep="scores").run(case.queries, case.shift, pairs)
+        distances = [np.abs(a - b).max(1) for a, b in zip(fast.scores or (), behind.scores or (), strict=True)]
+        of_base, of_first, of_second, of_inner = np.max(distances, axis=0)
+        assert max(of_base, of_inner) < 1e-5
+        states = torch.randn(3, case.backbone.hidden_size, dtype=case.backbone.dtype)
+        has_norm = not torch.equal(case.backbone.final(states), states)
+        assert (min(of_first, of_second) > 1e-2) == has_norm
 
     def test_two_layers(self) -> None:
         case = world(self.family, layers=2, prefer=self.prefer)

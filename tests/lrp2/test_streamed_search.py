@@ -14,6 +14,7 @@ from transformers import BloomConfig
 from methods.backbone import load_backbone
 from methods.backbone.projection import all_pairs
 from methods.lrp2 import search as search_module
+from methods.lrp2 import study as study_module
 from methods.lrp2.benchmark.streaming import StreamingSettings, run_streaming, streaming_sentence, streaming_tables
 from methods.lrp2.lattice import schedule
 from methods.lrp2.results import trial_record
@@ -102,9 +103,9 @@ def test_a_tile_of_a_streamed_model_is_as_large_as_fits(tmp_path: Path) -> None:
     assert rows[1] > 1000 * rows[0]
 
 
-def trials_of(cache: Path, placement: str) -> tuple[LRP2Study, list[TrialResult]]:
+def trials_of(cache: Path, placement: str, **options: Any) -> tuple[LRP2Study, list[TrialResult]]:
     """A small sweep, run as a worker would whose model lies in a given way; vectors included."""
-    made = LRP2Study(LRP2Spec(**SMALL_SWEEP), cache)
+    made = LRP2Study(LRP2Spec(**SMALL_SWEEP, **options), cache)
     made.prepare()
     context = TrialContext(cache, cache, 1, "cpu", 2 * 10**9, lambda fraction: None, placement=placement)
     loaded = made.load(context)
@@ -121,6 +122,28 @@ def test_a_streamed_sweep_stores_the_same_hits_and_says_what_it_read(tmp_path: P
     notes = [" ".join(made.summarize(results).document["notes"]) for made, results in (single, streamed)]
     assert "streamed" not in notes[0]
     assert re.search(r"layers were streamed: [\d.]+ MB of weights were read in \d+ tiles", notes[1])
+
+
+def test_inexact_hits_are_checked_against_a_second_model_that_is_streamed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 the sample is searched again in float32, whose blocks are read one at a time as the others are."""
+    loaded: list[tuple[torch.dtype, str]] = []
+    load = study_module.load_backbone
+
+    def noted(*words: Any, **how: Any) -> Any:
+        loaded.append((how["dtype"], how["placement"]))
+        return load(*words, **how)
+
+    monkeypatch.setattr(study_module, "load_backbone", noted)
+    changed = {}
+    for way in ("single", "stream"):
+        _, results = trials_of(tmp_path / way, way, dtype="bfloat16", precision_sample=8)
+        assert set(loaded) == {(torch.bfloat16, way), (torch.float32, way)}
+        loaded.clear()
+        changed[way] = [(result.trial.key, trial_record(result.table)["changed"]) for result in results]
+    assert changed["stream"] == changed["single"]
+    assert all(compared >= 8 for _, (_, compared) in changed["stream"])
 
 
 def test_the_naive_loop_wants_the_model_in_one_piece(tmp_path: Path) -> None:

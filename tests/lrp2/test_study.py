@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from methods.lrp2 import racing
+from methods.lrp2.results import trial_record
 from methods.lrp2.spec import LRP2Spec
 from methods.lrp2.study import LRP2Study
 from orchestrator.errors import UserError
-from orchestrator.study import Summary, TrialContext, TrialResult
+from orchestrator.spec import ENGINE_FIELDS
+from tests.backbone.tiny import tiny
+from tests.trials import answer, results
 
 SMALL: dict[str, Any] = {
     "languages": ("de", "zh"),
@@ -19,6 +23,7 @@ SMALL: dict[str, Any] = {
     "max_facts": 40,
     "max_sentences": 50,
     "bootstrap": 100,
+    "null_draws": 20,
 }
 
 
@@ -31,24 +36,6 @@ def study(cache: Path, **options: Any) -> LRP2Study:
     made = LRP2Study(LRP2Spec(**{**SMALL, **options}), cache)
     made.prepare()
     return made
-
-
-def results(made: LRP2Study) -> list[TrialResult]:
-    """Runs every trial as a worker would."""
-    context = TrialContext(
-        cache=made.cache,
-        scratch=made.cache,
-        threads=1,
-        device="cpu",
-        memory_bytes=4 * 10**9,
-        progress=lambda fraction: None,
-    )
-    loaded = made.load(context)
-    return [TrialResult(trial, made.run(trial, loaded, context), 1.0, 1, {}) for trial in made.trials()]
-
-
-def answer(made: LRP2Study) -> Summary:
-    return made.summarize(results(made))
 
 
 def test_the_answer_has_every_language_with_oracle_and_honest_scores(cache: Path) -> None:
@@ -77,19 +64,29 @@ def test_the_naive_loop_finds_the_same_hits(cache: Path, model: str) -> None:
 
 
 def test_a_language_in_parts_gives_the_same_answer(cache: Path) -> None:
-    whole = answer(study(cache, max_facts=None, languages=("de",), facts_per_trial=5000))
-    made = study(cache, max_facts=None, languages=("de",), facts_per_trial=100)
+    options = {"max_facts": None, "languages": ("de",), "pairs": ("1/2", "2/4", "3/6")}
+    whole = answer(study(cache, **options, facts_per_trial=5000))
+    made = study(cache, **options, facts_per_trial=100)
     assert len(made.trials()) > 2
     assert answer(made).document["languages"] == whole.document["languages"]
 
 
-def test_a_race_says_what_it_dropped_and_keeps_the_winner(cache: Path) -> None:
-    """Shifting back at the last layer alone ruins most answers; with little caution such pairs are dropped."""
-    options = {"languages": ("de",), "max_facts": None, "criterion": "acc", "shard": 20}
-    exact = answer(study(cache, **options))
-    raced = answer(study(cache, **options, search="racing", delta=0.5))
-    best, found = (summary.document["languages"]["de"]["oracle"] for summary in (exact, raced))
-    assert (found["lirp"], found["lsrp"]) == (best["lirp"], best["lsrp"])
+def test_a_race_says_what_it_dropped_and_keeps_the_winner(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Projecting at the last two layers alone ruins most answers; in a race of little caution that pair is dropped."""
+    monkeypatch.setattr(racing, "KAPPA", 0.0)
+    options = {"languages": ("de",), "max_facts": None, "criterion": "acc", "pairs": ("1/2", "3/4", "5/6")}
+    made = [study(cache, **options), study(cache, **options, search="racing", delta=0.9, shard=20)]
+    found = [results(one) for one in made]
+    whole, cut = (trial_record(next(one for one in trials if one.trial.label == "de").table) for trials in found)
+    ((*pair, after),) = cut["dropped"]
+    assert pair == [5, 6]
+    assert after < made[0].facts.count("de")
+    assert cut["stats"]["block_rows"] < whole["stats"]["block_rows"], "its branches are not grown again"
+    summaries = [one.summarize(trials) for one, trials in zip(made, found, strict=True)]
+    best, kept = (summary.document["languages"]["de"]["oracle"] for summary in summaries)
+    assert kept == best
+    said = f"de: pairs that could not win any more were dropped: 5/6 after {after} facts"
+    assert [said in summary.document["notes"] for summary in summaries] == [False, True]
 
 
 def test_inexact_arithmetic_says_how_many_hits_it_changed(cache: Path) -> None:
@@ -113,27 +110,78 @@ def test_the_pivot_alone_is_nothing_to_search(cache: Path) -> None:
         study(cache, languages=("en",))
 
 
-def test_keys_follow_what_changes_the_answer_and_nothing_else(cache: Path) -> None:
-    def keys(**options: Any) -> dict[str, str]:
-        return {trial.label: trial.key for trial in study(cache, **options).trials()}
+def keys(cache: Path, **options: Any) -> dict[str, str]:
+    return {trial.label: trial.key for trial in study(cache, **options).trials()}
 
-    plain = keys()
-    assert keys(folds=7, bootstrap=500, ties="fractional", correction="bh", null_draws=0, retries=0) == plain
-    assert keys(languages=("de",))["de"] == plain["de"]
-    assert keys(specials="exclude")["de"] != plain["de"]
-    assert keys(specials="exclude")["en"] == plain["en"]
-    assert keys(relations=("P37",))["de"] != plain["de"]
-    assert keys(model="atlas-bloom")["de"] != plain["de"]
+
+READ_OTHERWISE = {
+    **{"ties": "fractional", "criterion": "acc", "folds": 7, "bootstrap": 500, "correction": "bh", "null_draws": 0},
+    # What the model and the other options make of these is the same.
+    **{"probe": "masked", "delta": 0.5, "shard": 20, "precision_sample": 5, "facts_per_trial": 100},
+}
+COMPUTED_OTHERWISE = {
+    **{"model": "atlas-bloom", "relations": ("P37",), "max_facts": 20, "split": "seen", "candidates": "sampled"},
+    **{"pool_size": 5, "score": "sum", "bos": False, "last_layer": "raw", "search": "naive", "keep": "scores"},
+    **{"dtype": "float64", "head_dtype": "float64", "seed": 1},
+}
+WITH_LRP2_ALONE = {"pairs": ("1/2",), "specials": "exclude", "max_sentences": 40, "control": "random"}
+PIVOT_ALONE = {"languages": ("de",), "pivot_reference": "full"}
+OTHER_DATA = {"facts", "pools", "sentences", "pivot"}
+
+
+def test_every_option_is_known_to_change_what_is_computed_or_not_to() -> None:
+    tried = [*READ_OTHERWISE, *COMPUTED_OTHERWISE, *WITH_LRP2_ALONE, *PIVOT_ALONE, *OTHER_DATA]
+    assert sorted(tried) == sorted(LRP2Spec.model_fields.keys() - (ENGINE_FIELDS - {"seed"}))
+
+
+def test_keys_follow_what_changes_the_answer_and_nothing_else(cache: Path) -> None:
+    plain = keys(cache)
+    assert keys(cache, **READ_OTHERWISE, retries=0, memory=10**10) == plain
+    for options, of_language, of_pivot in (
+        (COMPUTED_OTHERWISE, True, True),
+        (WITH_LRP2_ALONE, True, False),
+        (PIVOT_ALONE, False, True),
+    ):
+        for name, value in options.items():
+            other = keys(cache, **{name: value})
+            assert (other["de"] != plain["de"], other["en"] != plain["en"]) == (of_language, of_pivot), name
+
+
+def test_the_key_of_a_race_follows_its_rules_and_that_of_inexact_arithmetic_its_check(cache: Path) -> None:
+    for first, others in (
+        ({"search": "racing"}, ({"delta": 0.5}, {"shard": 20}, {"criterion": "acc"})),
+        ({"dtype": "bfloat16"}, ({"precision_sample": 5},)),
+    ):
+        plain = keys(cache, **first)["de"]
+        assert all(keys(cache, **first, **other)["de"] != plain for other in others)
+
+
+def test_a_race_by_trans_depends_on_what_the_pivot_is_asked(cache: Path) -> None:
+    """Which pairs it drops follows from the pivot's hits as well."""
+
+    def keys(search: str, criterion: str, asked: int) -> dict[str, str]:
+        made = study(cache, search=search, criterion=criterion)
+        made.pivot_facts = made.pivot_facts.select(max_facts=asked)
+        return {trial.label: trial.key for trial in made.trials()}
+
+    changed = {
+        (search, criterion): keys(search, criterion, 20)["de"] != keys(search, criterion, 30)["de"]
+        for search in ("racing", "lattice")
+        for criterion in ("trans", "acc")
+    }
+    assert [race for race, changes in changed.items() if changes] == [("racing", "trans")]
+
+
+def test_a_race_by_shared_credit_is_refused(cache: Path) -> None:
+    with pytest.raises(UserError, match="--ties strict"):
+        study(cache, search="racing", criterion="acc", ties="fractional")
 
 
 def test_a_control_is_a_sweep_of_its_own_that_shares_the_pivot(cache: Path) -> None:
-    def keys(**options: Any) -> dict[str, str]:
-        return {trial.label: trial.key for trial in study(cache, **options).trials()}
-
-    sweeps = [keys(control=control) for control in ("none", "random", "shuffled")]
+    sweeps = [keys(cache, control=control) for control in ("none", "random", "shuffled")]
     assert len({sweep["de"] for sweep in sweeps}) == 3
     assert len({sweep["en"] for sweep in sweeps}) == 1
-    assert keys(control="random", seed=1)["de"] != sweeps[1]["de"]
+    assert keys(cache, control="random", seed=1)["de"] != sweeps[1]["de"]
 
 
 def test_a_shuffled_control_gives_no_language_its_own_vectors(cache: Path) -> None:
@@ -161,3 +209,27 @@ def test_an_estimate_counts_the_shared_work(cache: Path) -> None:
     assert estimate.flops > 0
     assert estimate.seconds > 0
     assert "41 block evaluations" in estimate.notes[0]
+
+
+def test_an_estimate_of_the_pivot_alone_or_of_the_plain_loop_is_one_too(cache: Path) -> None:
+    """What is left of a sweep that is nearly finished may be the pivot, which has no pairs to time."""
+    made = study(cache, languages=("de",), max_facts=8)
+    (pivot,) = [trial for trial in made.trials() if trial.label == "en"]
+    assert 0 < made.estimate([pivot], threads=1).seconds < 60
+    loop = study(cache, languages=("de",), max_facts=8, search="naive")
+    found = [one.estimate(one.trials(), threads=1) for one in (made, loop)]
+    assert found[1].flops > 2 * found[0].flops
+    assert found[1].notes[0] == "block evaluations per input: 90 in a loop over pairs"
+
+
+def test_an_option_that_decides_nothing_is_named(cache: Path) -> None:
+    made = study(cache, score="sum", pool_size=5, delta=0.1)
+    idle = [warning for warning in made.warnings if "decides nothing" in warning]
+    assert [warning.split()[0] for warning in idle] == ["--score", "--pool-size", "--delta"]
+    assert not any("decides nothing" in warning for warning in study(cache).warnings)
+
+
+def test_a_model_that_narrows_its_states_at_the_end_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("methods.lrp2.study.load_backbone", lambda *_, **__: tiny("opt"))
+    with pytest.raises(UserError, match="from 32 to 16 numbers"):
+        results(study(cache))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.compute as pc
 import pytest
@@ -13,10 +13,11 @@ from jobs import neuron_sweep
 from methods.neurons.results import LRP2, PLAIN, neurons_table, read_neurons_table
 from methods.neurons.spec import NeuronSpec
 from methods.neurons.study import NeuronStudy
-from orchestrator.cli import main
 from orchestrator.errors import UserError
 from orchestrator.report.blocks import Table
-from orchestrator.study import Summary, TrialContext, TrialResult
+from orchestrator.study import Summary, TrialResult
+from tests.jobs import JobContract, Mistakes
+from tests.trials import results
 
 SMALL: dict[str, Any] = {
     "languages": ("de", "zh"),
@@ -38,20 +39,6 @@ def study(cache: Path, **options: Any) -> NeuronStudy:
     made = NeuronStudy(NeuronSpec(**{**SMALL, **options}), cache)
     made.prepare()
     return made
-
-
-def results(made: NeuronStudy) -> list[TrialResult]:
-    """Runs every trial as a worker would."""
-    context = TrialContext(
-        cache=made.cache,
-        scratch=made.cache,
-        threads=1,
-        device="cpu",
-        memory_bytes=4 * 10**9,
-        progress=lambda fraction: None,
-    )
-    loaded = made.load(context)
-    return [TrialResult(trial, made.run(trial, loaded, context), 1.0, 1, {}) for trial in made.trials()]
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +153,9 @@ class TestLayers:
         assert mixed.pairs == {"de": (2, 5), "zh": (2, 6), "tr": (3, 4)}, "a language's own, the search's, the rest"
         with pytest.raises(UserError, match="another model"):
             study(cache, model="atlas-bloom", pairs=None, pairs_from=tmp_path)
+        (tmp_path / "summary.json").write_text(json.dumps({"study": "lrp2", "compared": {"a": "one", "b": "other"}}))
+        with pytest.raises(UserError, match="a comparison of two sweeps"):
+            study(cache, pairs=None, pairs_from=tmp_path)
 
     def test_all_mistakes_are_told_at_once(self, cache: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
@@ -179,27 +169,14 @@ class TestLayers:
             study(cache, pairs=("de:1/2",))
 
 
-MISTAKES: dict[str, tuple[list[str], tuple[str, ...]]] = {
-    "unknown language": (["--languages", "dee", "--pairs", "1/2"], ("'dee'", "Did you mean 'de'")),
-    "no layers": (["--languages", "de"], ("--pairs", "--pairs-from")),
-    "the pivot alone": (["--languages", "en", "--pairs", "1/2"], ("Only 'en'", "--languages")),
-    "no such model": (["--model", "atlas-bart", "--pairs", "1/2"], ("atlas-bart",)),
-    "unknown rule": (["--rule", "middle", "--pairs", "1/2"], ("--rule", "midpoint")),
-    "unknown option": (["--pair", "1/2"], ("--pairs",)),
-}
-
-
-@pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_gets_one_message_and_nothing_is_written(
-    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments, expected = MISTAKES[case]
-    monkeypatch.setenv("BABELSWEEP_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "400")
-    code = main(neuron_sweep.NeuronSpec, neuron_sweep.study, description="", argv=["--name", "wrong", *arguments])
-    shown = capsys.readouterr()
-    assert code == 2
-    for words in expected:
-        assert words in shown.err
-    assert "Traceback" not in shown.err
-    assert not (tmp_path / "home" / "wrong").exists()
+class TestCommand(JobContract):
+    job, specs = neuron_sweep, neuron_sweep.NeuronSpec
+    planned = ("--languages", "de", "--relations", "P37", "--max-facts", "4", "--max-sentences", "10", "--pairs", "2/4")
+    mistakes: ClassVar[Mistakes] = {
+        "unknown language": (["--languages", "dee", "--pairs", "1/2"], ("'dee'", "Did you mean 'de'")),
+        "no layers": (["--languages", "de"], ("--pairs", "--pairs-from")),
+        "the pivot alone": (["--languages", "en", "--pairs", "1/2"], ("Only 'en'", "--languages")),
+        "no such model": (["--model", "atlas-bart", "--pairs", "1/2"], ("atlas-bart",)),
+        "unknown rule": (["--rule", "middle", "--pairs", "1/2"], ("--rule", "midpoint")),
+        "unknown option": (["--pair", "1/2"], ("--pairs",)),
+    }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from methods.lrp2.analysis.statistics import REAL_GAIN, REAL_LOSS, UNCLEAR
 from methods.lrp2.outcome import HonestScore, LanguageOutcome, PairScore, SearchOutcome
 from orchestrator.report.languages import LANGUAGE_NAMES
 
@@ -40,7 +41,7 @@ def language_outcome(language: str, layers: int, seed: int) -> LanguageOutcome:
         gain + width,
         picks,
     )
-    verdict = "real gain" if gain > width else "real loss" if gain < -width else "not more than chance"
+    verdict = REAL_GAIN if gain > width else REAL_LOSS if gain < -width else UNCLEAR
     return LanguageOutcome(
         language=language,
         facts=int(random.integers(200, 30_000)),

@@ -191,6 +191,7 @@ def test_a_folder_that_may_not_be_written_is_the_users_to_mend(tmp_path: Path, m
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_fifty_three_languages_and_276_pairs_make_a_page_that_can_be_mailed(tmp_path: Path) -> None:
     outcome = search_outcome(MANY_LANGUAGES, layers=24)
     report = render(tmp_path, list(report_sections(outcome)))

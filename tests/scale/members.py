@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def train(folder: Path, editor: str, interrupt: bool) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     chosen = settings(steps=STEPS, edits_per_step=EDITS)
+    if os.environ["RANK"] != "0":  # by its own clock this process would write after every step, and alone
+        chosen = replace(chosen, checkpoint_seconds=0.0)
     config = complete(None, dtype="float32", on_gpu=False)
     cache = folder / "cache"
     accelerator = open_accelerator(config, edits_per_step=EDITS, clip=chosen.clip, cache=cache)

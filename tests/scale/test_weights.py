@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -125,7 +126,16 @@ def test_a_node_that_sees_the_folder_uses_it_in_place(model: Path, tmp_path: Pat
     wanted, study = checkpoint(model, tmp_path / "driver"), Wanting(model)
     at_hand(study, Offer({"model": wanted}), tmp_path / "node")  # type: ignore[arg-type]
     assert study.spec.model == str(model)
-    assert not (tmp_path / "node").exists()
+    assert not (tmp_path / "node" / "weights").exists()
+
+
+def test_another_model_of_the_same_sizes_in_its_place_is_not_taken_for_it(model: Path, tmp_path: Path) -> None:
+    wanted, study = checkpoint(model, tmp_path / "driver"), Wanting(tmp_path / "there")
+    shutil.copytree(model, tmp_path / "there")
+    (tmp_path / "there" / "model.safetensors").write_bytes(bytes(256 * 20))
+    there = Checkpoint(tmp_path / "there", wanted.files)
+    at_hand(study, Offer({"model": there}, Handle(wanted)), tmp_path / "node")  # type: ignore[arg-type]
+    assert contents(Path(study.spec.model))["model.safetensors"] == (model / "model.safetensors").read_bytes()
 
 
 def test_elsewhere_the_specification_names_the_nodes_copy(model: Path, tmp_path: Path) -> None:

@@ -62,7 +62,9 @@ def test_many_sentences_take_several_batches(monkeypatch: pytest.MonkeyPatch) ->
 def test_beams_are_searched() -> None:
     greedy, wide = Translator(*multilingual()), Translator(*multilingual(), beams=4)
     assert (greedy.beams, wide.beams) == (1, 4)
-    assert all(wide.translate(TEXTS, "fra_Latn"))
+    found = wide.translate(TEXTS, "fra_Latn")
+    assert all(found)
+    assert found != greedy.translate(TEXTS, "fra_Latn")
 
 
 def test_language_tokens_are_no_part_of_a_translation() -> None:

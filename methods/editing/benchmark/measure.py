@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -26,6 +28,7 @@ from methods.editing.editors import EDITORS, Editor, build_editor
 from methods.editing.evaluation import Judgement, judge, judge_one_by_one
 from methods.editing.examples import EditSample
 from methods.editing.gradients import LossWeights, fresh_stores, plain_gradients, step_gradients
+from methods.editing.known import KnownTexts
 from methods.editing.model import EditableModel
 from methods.editing.store import FrozenStates
 from methods.instruments import peak_memory, wait
@@ -118,9 +121,10 @@ class Contender:
 def run_benchmark(settings: Settings, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Measures and returns what ``--json`` writes.
 
-    The main keys: `evaluation_ratio` and `evaluation_ratio_known` (one by one to a batch of texts that the model has
-    never seen, and of texts it has seen, as in every validation but the first), `training_ratio`, `equal` (all
-    judgements are the same and gradients agree) and `gradient_difference` (largest, relative to the largest gradient).
+    The main keys: `evaluation_ratio` and `evaluation_ratio_known` (one by one to a batch of texts that are new, as in
+    the first trial of a sweep, and of texts that are known, as in all others: `KnownTexts`), `training_ratio`, `equal`
+    (all judgements are the same and gradients agree) and `gradient_difference` (largest, relative to the largest
+    gradient).
 
     Raises:
         UserError: the settings make no sense.
@@ -136,8 +140,9 @@ def run_benchmark(settings: Settings, say: Callable[[str], None] = lambda text: 
     kind = EDITORS[settings.editor].Config
     values = {} if settings.edit_lr is None or "edit_lr" not in kind.model_fields else {"edit_lr": settings.edit_lr}
     editor = build_editor(kind.model_validate(values), case.model, languages)
-    evaluation = _evaluation(settings, case, editor)
-    alternate("evaluation", evaluation, repeats, settings.device, say, until=start + patience / 2)
+    with TemporaryDirectory() as folder:
+        evaluation = _evaluation(settings, case, editor, Path(folder))
+        alternate("evaluation", evaluation, repeats, settings.device, say, until=start + patience / 2)
     training = _training(settings, case, editor) if editor.trainable else []
     alternate("training", training, repeats, settings.device, say, until=start + patience)
     judged, again, plain = (contender.answer for contender in evaluation)
@@ -158,8 +163,9 @@ def run_benchmark(settings: Settings, say: Callable[[str], None] = lambda text: 
     }
 
 
-def _evaluation(settings: Settings, case: Case, editor: Editor) -> list[Contender]:
+def _evaluation(settings: Settings, case: Case, editor: Editor, folder: Path) -> list[Contender]:
     model, few = case.model, case.draws[: settings.plain_edits]
+    known = KnownTexts(folder, "benchmark").stores(model, case.draws, all_positions=settings.all_positions)
 
     def forget() -> None:
         model.frozen_store.clear()
@@ -168,13 +174,17 @@ def _evaluation(settings: Settings, case: Case, editor: Editor) -> list[Contende
     def batch() -> list[Judgement]:
         return judge(editor, case.draws, all_positions=settings.all_positions, edits_at_once=settings.edits)
 
+    def again() -> list[Judgement]:
+        with model.remembering(known):
+            return batch()
+
     def plain() -> list[Judgement]:
         with whole(model):
             return judge_one_by_one(editor, few)
 
     return [
         Contender(NEW, settings.edits, batch, forget),
-        Contender(KNOWN, settings.edits, batch),
+        Contender(KNOWN, settings.edits, again),
         Contender(PLAIN, settings.plain_edits, plain),
     ]
 
@@ -214,13 +224,12 @@ def _training(settings: Settings, case: Case, editor: Editor) -> list[Contender]
 @contextmanager
 def whole(model: EditableModel) -> Iterator[None]:
     """Inside the block the model is not cut in two and remembers nothing, as in plain code."""
-    kept = model.first_edited_block, model.frozen_store, model.raw_store
-    model.first_edited_block = 0
-    model.frozen_store, model.raw_store = FrozenStates(0), FrozenStates(0)
+    block, model.first_edited_block = model.first_edited_block, 0
     try:
-        yield
+        with model.remembering((FrozenStates(0), FrozenStates(0))):
+            yield
     finally:
-        model.first_edited_block, model.frozen_store, model.raw_store = kept
+        model.first_edited_block = block
 
 
 def alternate(

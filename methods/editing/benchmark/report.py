@@ -16,7 +16,7 @@ def sentence(result: Mapping[str, Any]) -> str:
     settings = result["settings"]
     parts = [
         f"{settings['edits']} edits in a batch are evaluated {result['evaluation_ratio']:.1f} times as fast as one by "
-        f"one when all texts are new, and {result['evaluation_ratio_known']:.1f} times when they have been seen before"
+        f"one when all texts are new, and {result['evaluation_ratio_known']:.1f} times when another trial has seen them"
     ]
     if result["training_ratio"] is not None:
         parts.append(f"they are trained on {result['training_ratio']:.1f} times as fast")

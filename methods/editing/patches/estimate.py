@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 
+from methods.editing.estimate import NO_CLASSIFIER, timing
 from methods.editing.patches.outcome import VariantName
 from methods.editing.patches.requests import requests
 from methods.editing.patches.spec import Cell, stream_config
 from methods.editing.patches.stream import Evaluation, run_stream
-from orchestrator.study import Estimate, Trial, TrialContext
+from orchestrator.study import Estimate, Trial
 
 if TYPE_CHECKING:
     from methods.editing.patches.study import Loaded, PatcherStudy
@@ -69,24 +69,13 @@ def estimate_streams(study: PatcherStudy, trials: Sequence[Trial], threads: int)
     if not wanted:
         return Estimate(flops, 0.0)
     if len(wanted) < len(trials):
-        note = "the classifier is not trained yet, so no time can be measured: ask again once its trial is finished"
-        return Estimate(flops, 0.0, (note,))
-    torch.set_num_threads(threads)
-    device = "cuda" if study.spec.gpus_per_trial != 0 and torch.cuda.is_available() else "cpu"
+        return Estimate(flops, 0.0, (NO_CLASSIFIER,))
     seconds: dict[VariantName, float] = {}
-    with TemporaryDirectory() as scratch:
-        context = TrialContext(
-            cache=study.cache,
-            scratch=Path(scratch),
-            threads=threads,
-            device=device,
-            memory_bytes=study.memory_bytes(),
-            progress=lambda fraction: None,
-        )
+    with timing(study, threads) as context:
         loaded = study.load(context)
         for cell in wanted:
             if cell.variant.name not in seconds:
-                seconds[cell.variant.name] = _seconds_per_request(study, cell, loaded, Path(scratch))
+                seconds[cell.variant.name] = _seconds_per_request(study, cell, loaded, context.scratch)
     total = study.requests * sum(seconds[cell.variant.name] for cell in wanted)
     said = [f"{name} {each:.2f} s a request" for name, each in seconds.items()]
     return Estimate(flops, total, ("measured on this machine: " + ", ".join(said), "edits differ in length"))

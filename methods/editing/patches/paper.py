@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
-
-PaperTask = Literal["xfever", "xnli"]
 
 CITATION = 'Si et al., "MPN: Leveraging Multilingual Patch Neuron for Cross-lingual Model Editing", 2024, on mBERT'
 
@@ -141,8 +138,6 @@ ALL_WRONG: tuple[PaperRow, ...] = (
     _xfever("mpn-all", "MPN", 711, (97.51, 75.73, 98.89, 99.58, 99.58, 98.89, 99.17), 99.22, (92.43, 77.03)),
 )
 """Table 3: the 722 requests of XFEVER that the original model gets wrong in all six languages."""
-
-TABLES: Mapping[PaperTask, tuple[PaperRow, ...]] = {"xfever": XFEVER, "xnli": XNLI}
 
 
 def paper_row(task: str | None, variant: str) -> PaperRow | None:

@@ -19,6 +19,7 @@ from methods.editing.patches.metrics import StreamMetrics, StreamPoint
 from methods.editing.patches.outcome import FIGURES, PatcherOutcome, StreamRun, Variant, VariantOutcome
 from methods.editing.patches.report import headline, report_sections
 from methods.editing.patches.stream import StreamResult
+from methods.editing.results import read_classifier
 from orchestrator.study import Summary, TrackedRun, TrialResult
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def outcome_of(study: PatcherStudy, results: Sequence[TrialResult]) -> PatcherOu
     by_key = {result.trial.key: result for result in results}
     runs: dict[Variant, list[StreamRun]] = {}
     planned: dict[Variant, int] = {}
-    classifier: list[tuple[str, float, int]] = []
+    classifier: tuple[tuple[str, float, int], ...] = ()
     for trial, cell in study.planned():
         found = by_key.get(trial.key)
         if cell is not None:
@@ -97,8 +98,7 @@ def outcome_of(study: PatcherStudy, results: Sequence[TrialResult]) -> PatcherOu
             if found is not None:
                 runs.setdefault(cell.variant, []).append(trial_run(found.table, cell))
         elif found is not None:
-            read = [row for row in found.table.to_pylist() if row["texts"]]
-            classifier = [(row["language"], row["acc"], row["mistakes"]) for row in read]
+            classifier = read_classifier(found.table)
     notes = [
         f"{variant.label}: {count - len(runs.get(variant, ()))} of its {count} streams did not finish."
         for variant, count in planned.items()
@@ -114,7 +114,7 @@ def outcome_of(study: PatcherStudy, results: Sequence[TrialResult]) -> PatcherOu
         variants=tuple(VariantOutcome(variant, tuple(found)) for variant, found in runs.items()),
         decisions=decisions(study),
         notes=tuple(notes),
-        classifier=tuple(classifier),
+        classifier=classifier,
     )
 
 

@@ -62,6 +62,13 @@ class ShardedTraining(Training):
         assert isinstance(editor.model, ShardedModel)
         editor.model.check()
 
+    @property
+    def checkpoint_due(self) -> bool:
+        """See `Training.checkpoint_due`. All processes write together or not at all, so process 0's clock decides."""
+        due = [super().checkpoint_due]
+        broadcast_object_list(due)
+        return bool(due[0])
+
     def learn_from(self, draws: Sequence[Sequence[EditSample]], scale: float) -> float | None:
         """See `Training.learn_from`; `scale` is one divided by the number of draws."""
         mine = draws[self.accelerator.process_index :: self.accelerator.num_processes]
@@ -175,9 +182,6 @@ class ShardedTraining(Training):
         """Inside the block the model remembers every text, and at its beginning none: what runs then depends on the
         number of texts alone."""
         model = self.editor.model
-        kept = model.frozen_store, model.raw_store
-        model.frozen_store, model.raw_store = (FrozenStates(2**62, store.device) for store in kept)
-        try:
+        frozen, raw = (FrozenStates(2**62, store.device) for store in (model.frozen_store, model.raw_store))
+        with model.remembering((frozen, raw)):
             yield
-        finally:
-            model.frozen_store, model.raw_store = kept

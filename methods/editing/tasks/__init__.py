@@ -74,6 +74,11 @@ def prepare_task(
     labelled = task_is_labelled(address)
     kind, colon, location = address.partition(":")
     source = (_LABELLED if labelled else _FACTS)[kind] + colon + location
+    if labelled and pools is not None:
+        raise UserError(
+            f"--pools {pools} has no use for {address}: object lists decide about masks, and a classifier is asked "
+            "without. Leave it out."
+        )
     if labelled:
         return prepare_labelled(source, languages=languages, cache=cache, progress=progress)
     selection = FactSelection(languages=None if languages is None else tuple(languages))

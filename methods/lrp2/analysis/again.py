@@ -30,8 +30,15 @@ def load(folder: Path, options: Mapping[str, str]) -> tuple[StoredSweep, SearchR
         UserError: every mistake in folder and options.
     """
     kept = read_summary(folder).get("record")
+    if kept and kept.get("guessed"):  # of a sweep that was not at its end; it may have come further since
+        kept = None
     stored = open_sweep(folder, STUDY, tuple(kept["trials"]) if kept else None)
-    spec = _spec(stored, options)
+    spec, own = _spec(stored, options), _spec(stored, {})
+    if spec.search == "racing" and spec.criterion != own.criterion:
+        raise UserError(
+            f"--criterion {spec.criterion} cannot be told of {stored.name}: it was a race by {own.criterion}, so pairs "
+            f"that may be best by {spec.criterion} were dropped. Leave --criterion out, or run the sweep with it."
+        )
     return stored, SearchRecord.from_json(spec, kept) if kept else guessed_record(spec, stored.results)
 
 

@@ -37,6 +37,7 @@ class SearchRecord:
         shape: of the model.
         probe: the probe's options as they came out (kind, candidates, pool_size, seed, score, bos).
         warnings: what the user was told.
+        guessed: whether it was guessed from the trials that were finished then, as `guessed_record` does.
     """
 
     spec: LRP2Spec
@@ -46,6 +47,7 @@ class SearchRecord:
     shape: ModelShape
     probe: Mapping[str, Any]
     warnings: tuple[str, ...]
+    guessed: bool = False
 
     @property
     def facts_kind(self) -> str:
@@ -61,6 +63,7 @@ class SearchRecord:
             "shape": asdict(self.shape),
             "probe": dict(self.probe),
             "warnings": list(self.warnings),
+            "guessed": self.guessed,
         }
 
     @classmethod
@@ -95,6 +98,7 @@ def guessed_record(spec: LRP2Spec, results: Sequence[TrialResult]) -> SearchReco
         shape=ModelShape("", layers, 0, 0),
         probe=probe | {"score": spec.score, "bos": spec.bos},
         warnings=("The sweep has not come to its end: this is what its finished trials say.",),
+        guessed=True,
     )
 
 

@@ -260,15 +260,19 @@ def _check_layers(layers: int, there: int, name: str) -> None:
 
 
 def drawn_queries(
-    backbone: Backbone, count: int, languages: Sequence[str] | None = None, seed: int = 0
+    backbone: Backbone,
+    count: int,
+    languages: Sequence[str] | None = None,
+    seed: int = 0,
+    memory_bytes: int | None = None,
 ) -> tuple[Query, ...]:
-    """Queries with the lengths of `ROWS` and random tokens.
+    """Queries with the lengths of `ROWS` and random tokens; to draw them takes no more than `memory_bytes`.
 
     Of every third query the gold object is the model's own first choice: a trained model gets about as many right, and
     a right answer is what costs normalisers.
     """
     queries = shaped_queries(backbone.description, count, languages, seed)
-    search = LayerSearch(backbone, keep="scores")
+    search = LayerSearch(backbone, keep="scores", memory_bytes=memory_bytes)
     known = queries[::KNOWN_SHARE]
     scores = search.run(known, None, ()).scores or []
     choice = {query.index: int(table[0].argmax()) for query, table in zip(known, scores, strict=True)}

@@ -13,15 +13,9 @@ Bytes are those that each of them asks of the weight files, whether or not the o
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,26 +23,25 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
 from methods.backbone import load_backbone
-from methods.backbone.addresses import CONFIG, WEIGHT_INDEX
 from methods.backbone.base import FAMILIES
 from methods.backbone.footprint import PUBLISHED, Footprint
 from methods.backbone.projection import Pair, all_pairs
-from methods.lrp2.benchmark.cases import LOGIT_SPREAD, drawn_queries, random_shift
+from methods.instruments import alone
+from methods.lrp2.benchmark.cases import drawn_queries, random_shift
+from methods.lrp2.benchmark.checkpoint import checkpoint_folder, write_checkpoint
 from methods.lrp2.naive import hits_of_scores, naive_scores
 from methods.lrp2.probes import Query
 from methods.lrp2.search import LayerSearch
 from orchestrator.errors import UserError
+from orchestrator.peak import peak
 from orchestrator.placement import in_bytes
 from orchestrator.report.blocks import Table
 
-SHARD_BYTES = 512 * 2**20
 STREAMED, IN_MEMORY, OFFLOADED = "streamed", "in memory", "offloaded"
 
 
@@ -114,15 +107,15 @@ def run_streaming(
     name, config = ("given", config) if config is not None else _shape(settings.size)
     footprint = Footprint.from_config(config)
     pairs = _spread(all_pairs(footprint.description.num_layers), settings.pairs)
-    with _folder(settings.folder, footprint.total) as folder:
+    with checkpoint_folder(footprint.total, settings.folder) as folder:
         say(f"writing {name}, {in_bytes(footprint.total)} of random weights, to {folder}")
         size = write_checkpoint(folder, config)
         say(f"searching {len(pairs)} layer pairs under {in_bytes(settings.memory)}")
-        queries, shift, streamed = _alone(_streamed, folder, settings, pairs)
+        queries, shift, streamed = alone(_streamed, folder, settings, pairs)
         say(f"searching {settings.compared} of them in memory")
-        whole = _alone(_in_memory, folder, settings, _spread(pairs, settings.compared), queries, shift)
+        whole = alone(_in_memory, folder, settings, _spread(pairs, settings.compared), queries, shift)
         say(f"running {settings.offloaded} of them offloaded to disk by Accelerate")
-        offloaded = _alone(_offloaded, folder, settings, _spread(pairs, settings.offloaded), queries, shift)
+        offloaded = alone(_offloaded, folder, settings, _spread(pairs, settings.offloaded), queries, shift)
     per_pass = offloaded.weight_bytes / offloaded.passes
     passes = offloaded.passes // (1 + len(offloaded.pairs)) * (1 + len(pairs))
     return {
@@ -142,50 +135,6 @@ def run_streaming(
     }
 
 
-def write_checkpoint(folder: Path, config: PretrainedConfig, shard_bytes: int = SHARD_BYTES) -> int:
-    """Writes a model with random weights in float32, shard by shard; no two shards are in memory together.
-
-    Returns:
-        Bytes of its weights.
-    """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.tie_weights()
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.get_output_embeddings().weight
-    shards: list[list[str]] = [[]]
-    sizes = dict.fromkeys((name for name, _ in model.named_parameters()), 0)
-    shapes = {}
-    room = shard_bytes
-    for name, weight in model.named_parameters():
-        shapes[name], sizes[name] = weight, weight.nbytes
-        if shards[-1] and weight.nbytes > room:
-            shards.append([])
-            room = shard_bytes
-        shards[-1].append(name)
-        room -= weight.nbytes
-    places = {}
-    for number, names in enumerate(shards, start=1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {}
-        for name in names:
-            tensor = torch.empty(shapes[name].shape)
-            if shapes[name].dim() > 1:
-                spread = LOGIT_SPREAD / config.hidden_size**0.5 if shapes[name] is vocabulary else 0.02
-                tensor.normal_(0.0, spread, generator=generator)
-            else:
-                tensor.fill_(1.0 if name.endswith("weight") else 0.0)
-            tensors[name], places[name] = tensor, file
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
-    (folder / WEIGHT_INDEX).write_text(json.dumps(index))
-    (folder / CONFIG).write_text(json.dumps({**config.to_dict(), "architectures": [type(model).__name__]}))
-    # Queries come as numbers; the checks of a model's folder want a tokenizer all the same.
-    words = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(folder)
-    return sum(sizes.values())
-
-
 def _streamed(
     folder: Path, settings: StreamingSettings, pairs: Sequence[Pair]
 ) -> tuple[tuple[Query, ...], Tensor, Found]:
@@ -199,7 +148,7 @@ def _streamed(
     result = search.run(queries, shift, pairs)
     seconds = time.perf_counter() - start
     stats = result.stats
-    return queries, shift, Found(tuple(pairs), result.hits, stats.weight_bytes, stats.tiles, seconds, _peak())
+    return queries, shift, Found(tuple(pairs), result.hits, stats.weight_bytes, stats.tiles, seconds, peak())
 
 
 def _in_memory(
@@ -209,7 +158,7 @@ def _in_memory(
     search = LayerSearch(load_backbone(str(folder)))
     start = time.perf_counter()
     result = search.run(queries, shift, pairs)
-    return Found(tuple(pairs), result.hits, 0, result.stats.tiles, time.perf_counter() - start, _peak())
+    return Found(tuple(pairs), result.hits, 0, result.stats.tiles, time.perf_counter() - start, peak())
 
 
 def _offloaded(
@@ -251,7 +200,7 @@ def _offloaded(
     start = time.perf_counter()
     scores = naive_scores(backbone, queries, shift, pairs, batch_size=forms, done=pass_done)
     seconds = time.perf_counter() - start
-    return Found(tuple(pairs), hits_of_scores(queries, scores)[0].T.numpy(), read, passes, seconds, _peak())
+    return Found(tuple(pairs), hits_of_scores(queries, scores)[0].T.numpy(), read, passes, seconds, peak())
 
 
 def _figures(found: Found, streamed: Found) -> dict[str, Any]:
@@ -324,35 +273,5 @@ def _spread(pairs: Sequence[Pair], count: int | None) -> tuple[Pair, ...]:
     return tuple(pairs[(len(pairs) * n) // count] for n in range(count))
 
 
-def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs a function in a process of its own and returns what it returns."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
-
-
-@contextmanager
-def _folder(parent: Path | None, size: int) -> Iterator[Path]:
-    """A folder for the checkpoint, removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="babelsweep-streaming-", dir=parent))
-    try:
-        free = shutil.disk_usage(folder).free
-        if free < 1.2 * size:
-            raise UserError(
-                f"The checkpoint takes {in_bytes(size)} and {folder} has {in_bytes(free)} free. Set TMPDIR to a larger "
-                "disk, or ask for a smaller --size."
-            )
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _limit_threads(settings: StreamingSettings) -> None:
     torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
-
-
-def _peak() -> int:
-    """Peak resident memory of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("this system does not say how much memory a process has used")

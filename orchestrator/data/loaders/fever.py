@@ -12,6 +12,7 @@ translated. ``jobs/prepare_translations.py`` writes such files.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import re
@@ -82,7 +83,8 @@ class FeverLoader(LabelledLoader):
         path = Path(self.location).expanduser()
         if path.is_file() and _FILE.fullmatch(plain_name(path.name)):
             name = plain_name(path.name).removesuffix(".jsonl")
-            return [path, *sorted(other for other in path.parent.glob(f"{name}.*.jsonl*") if other != path)]
+            beside = path.parent.glob(f"{glob.escape(name)}.*.jsonl*")
+            return [path, *sorted(other for other in beside if other != path)]
         return existing(path)
 
     def load(self) -> Iterator[LabelledPart]:
@@ -186,7 +188,17 @@ def _files(tree: FileTree) -> dict[str, dict[str, str]]:
     for path in sorted(tree.members):
         match = _FILE.fullmatch(PurePosixPath(path).name)
         if match:
-            found.setdefault(match["name"], {})[match["language"] or ""] = path
+            files, language = found.setdefault(match["name"], {}), match["language"] or ""
+            if language in files:
+                raise UserError(
+                    f"{tree.path} has {files[language]} and {path}: it is not clear which is meant. Keep one."
+                )
+            if language == "en":
+                raise UserError(
+                    f"{tree.where(path)} is named as a translation into English. Name the English claims "
+                    f"{match['name']}.jsonl, and keep no other file of them."
+                )
+            files[language] = path
     lonely = [files[min(files)] for files in found.values() if "" not in files]
     if lonely:
         raise UserError(

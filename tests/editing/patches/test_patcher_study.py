@@ -25,9 +25,10 @@ from orchestrator.data.labelled import prepare_labelled
 from orchestrator.errors import UserError
 from orchestrator.report.blocks import DotPlot, HeatMaps, LinePlot, Table
 from orchestrator.spec import parse_command_line, spec_to_yaml
-from orchestrator.study import Summary, TrialContext, TrialResult, TrialStopped
+from orchestrator.study import Summary, TrialStopped
 from tests.backbone.tiny import FAMILIES, WORDS, tiny_tokenizer
 from tests.data.samples import write_lines
+from tests.trials import context, results
 
 LANGUAGES = ("en", "de", "fr")
 LABELS = ("SUPPORTS", "REFUTES")
@@ -85,20 +86,6 @@ def study(home: Path, **options: Any) -> PatcherStudy:
     made = PatcherStudy(PatcherSpec(**given), home / "cache")
     made.prepare()
     return made
-
-
-def context(cache: Path, scratch: Path) -> TrialContext:
-    scratch.mkdir(parents=True, exist_ok=True)
-    return TrialContext(cache, scratch, threads=1, device="cpu", memory_bytes=4 * 10**9, progress=lambda share: None)
-
-
-def results(made: PatcherStudy, scratch: Path) -> list[TrialResult]:
-    """Runs every trial as one worker would."""
-    loaded = made.load(context(made.cache, scratch))
-    return [
-        TrialResult(trial, made.run(trial, loaded, context(made.cache, scratch / trial.key)), 1.0, 1, {})
-        for trial in made.trials()
-    ]
 
 
 @pytest.fixture(scope="module")
