@@ -7,12 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from orchestrator.cli import main
 
@@ -63,9 +64,12 @@ class JobContract:
         return main(self.specs, job.study, description="", examples=job.EXAMPLES, argv=arguments)
 
     @pytest.fixture(autouse=True)
-    def _own_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _as_in_a_process_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv("BABELSWEEP_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("COLUMNS", "400")
+        threads = torch.get_num_threads()
+        yield
+        torch.set_num_threads(threads)
 
     def test_a_mistake_gets_one_message_and_nothing_is_written(
         self, mistake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -16,15 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from methods.backbone.cores import at_once, side_by_side
 
 # Rows and vocabulary entries of a tile of logits: on a CPU what its caches hold, on a GPU what keeps it busy.
 ROW_TILE = {"cpu": 1024, "cuda": 2048}
@@ -134,24 +131,15 @@ class Head:
             shift: [R], keeps the exponentials in range.
             before, after: the levels.
         """
-        device = states.device.type
-        first, stop = self.edges[before], self.edges[after]
-        tiles = -(-(stop - first) // VOCABULARY_TILE[device])
-        count = min(at_once(device), tiles)
-        edges = [first + tiles * part // count * VOCABULARY_TILE[device] for part in range(count)] + [stop]
-        tasks = [partial(self._sum, states, shift, slice(a, b)) for a, b in pairwise(edges)]
-        return torch.stack(list(side_by_side(tasks, device))).sum(0)
-
-    def _sum(self, states: Tensor, shift: Tensor, tokens: slice) -> Tensor:
-        """The same over a stretch of the vocabulary, tile by tile."""
         height, width = ROW_TILE[states.device.type], VOCABULARY_TILE[states.device.type]
+        first, stop = self.edges[before], self.edges[after]
         total = torch.zeros_like(shift)
         buffer = torch.empty(min(height, len(states)), width, dtype=self.dtype, device=states.device)
         for start in range(0, len(states), height):
             rows = states[start : start + height].to(self.dtype)
             at = slice(start, start + len(rows))
-            for v in range(tokens.start, tokens.stop, width):
-                part = slice(v, min(v + width, tokens.stop))
+            for v in range(first, stop, width):
+                part = slice(v, min(v + width, stop))
                 bias = None if self.bias is None else self.bias[part]
                 total[at] += exponentials(rows, self.weight[part], bias, shift[at, None], buffer).sum(-1)
         return total

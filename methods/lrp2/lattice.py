@@ -19,14 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from methods.backbone import Backbone, Plan
-from methods.backbone.cores import at_once, side_by_side
 from methods.backbone.projection import LastLayer, Pair
 
 
@@ -125,7 +122,7 @@ def last_states(
         shift: ``v_en - v_l``, [L + 1, D].
         walk: from `schedule`.
         last_layer: on which side of a final norm layer L lies.
-        rows_at_once: packed rows that are in a block at the same time; more than the caches hold is slower.
+        rows_at_once: packed rows that go through a block together; more than the caches hold is slower.
         progress: told the fraction of the block evaluations that are done.
 
     Returns:
@@ -135,6 +132,7 @@ def last_states(
     n, m, d = plan.pack.rows, len(plan.pack.need), backbone.hidden_size
     layers = backbone.num_layers
     states = backbone.embed(plan)[None]
+    at_once = max(1, rows_at_once // n)
     done = 0
 
     def count_blocks(more: int) -> None:
@@ -145,10 +143,10 @@ def last_states(
     for k, step in enumerate(walk.steps, start=1):
         with backbone.block(k) as device:
             states = _with_room(states, 1 if k == 1 else step.live, walk.most_branches, device)
-            parts = _parts(step.live, max(1, rows_at_once // n), device)
-            tasks = [partial(_advance, backbone, k, states[a:b], plan) for a, b in parts]
-            for advanced in side_by_side(tasks, device.type):
-                count_blocks(advanced)
+            for a in range(0, step.live, at_once):
+                b = min(step.live, a + at_once)
+                states[a:b] = backbone.layer(k, states[a:b], plan)
+                count_blocks(b - a)
         vector = shift[k].to(states.device)
         count = step.live
         for source, sign in step.grow:
@@ -160,47 +158,21 @@ def last_states(
     with backbone.block(layers) as device:
         states = _with_room(states, walk.last, walk.most_branches, device)
         vector = shift[layers].to(device)
-        # M rows of each branch are left of N, and they are stored in order: none reaches states still to go in.
+        # M rows of each branch are left of N: what comes out never reaches the states that are still to go in.
         out = states.view(-1)[: walk.last * m * d].view(walk.last, m, d)
-        parts = _parts(walk.last, max(1, rows_at_once // n), device)
-        tasks = [
-            partial(_finish, backbone, states[a:b], plan, vector, last_layer, [s - a for s in due if a <= s < b])
-            for a, b in parts
-        ]
-        for (a, b), finished in zip(parts, side_by_side(tasks, device.type), strict=True):
-            out[a:b] = finished
+        for a in range(0, walk.last, at_once):
+            b = min(walk.last, a + at_once)
+            raw = backbone.layer(layers, states[a:b], plan, need=True)
+            normed = backbone.final(raw)
+            for slot in sorted(due.intersection(range(a, b))):
+                if last_layer == "normed":
+                    normed[slot - a] -= vector
+                else:
+                    normed[slot - a] = backbone.final(raw[slot - a] - vector)
+            out[a:b] = normed
             count_blocks(b - a)
     _reorder(out, [slot for slot, _ in walk.outcome])
     return out.to(backbone.device)
-
-
-def _parts(live: int, most: int, device: torch.device) -> list[tuple[int, int]]:
-    """Cuts branches into tasks of even size, of which those that run side by side hold `most` branches or fewer."""
-    workers = min(at_once(device.type), most, live)
-    rounds = -(-live // (workers * (most // workers)))
-    count = min(live, workers * rounds)
-    edges = [live * part // count for part in range(count + 1)]
-    return list(pairwise(edges))
-
-
-def _advance(backbone: Backbone, k: int, states: Tensor, plan: Plan) -> int:
-    """Takes some branches through block k, in place; returns how many."""
-    states.copy_(backbone.layer(k, states, plan))
-    return len(states)
-
-
-def _finish(
-    backbone: Backbone, states: Tensor, plan: Plan, vector: Tensor, last_layer: LastLayer, due: Sequence[int]
-) -> Tensor:
-    """Takes some branches through the last block and the final norm, those `due` through LSRP: [b, M, D]."""
-    raw = backbone.layer(backbone.num_layers, states, plan, need=True)
-    normed = backbone.final(raw)
-    for slot in due:
-        if last_layer == "normed":
-            normed[slot] -= vector
-        else:
-            normed[slot] = backbone.final(raw[slot] - vector)
-    return normed
 
 
 def _with_room(states: Tensor, live: int, most: int, device: torch.device) -> Tensor:

@@ -80,8 +80,8 @@ def headline(outcome: NeuronOutcome) -> str:
         f"By their own 95% intervals {more} of {count} languages have more knowledge neurons in common with "
         f"{language_name(outcome.pivot_code)} under LRP2 and {less} fewer, where luck alone makes about "
         f"{0.05 * count:.1f}: {change} points on average, on top of "
-        f"{_mean(outcome, PLAIN):.1f}% for the same relation "
-        f"({mean([one.different(PLAIN) for one in outcome.languages]):.1f}% for different relations{chance})."
+        f"{number_text(_mean(outcome, PLAIN))}% for the same relation "
+        f"({number_text(mean([one.different(PLAIN) for one in outcome.languages]))}% for different relations{chance})."
     )
     if outcome.languages[0].record.effects:
         off, drawn = (mean([_moved(one, name) for one in outcome.languages]) for name in ("off", "random off"))

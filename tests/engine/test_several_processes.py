@@ -69,7 +69,7 @@ def test_the_death_of_the_process_that_follows_them_ends_all_and_they_begin_agai
     def kill() -> set[int]:
         assert soon(lambda: len(members(toy, 3)) == 2 and toy.counts().get("step-3-4") == 2)
         mine = psutil.Process().children(recursive=True)
-        (trial,) = (each for each in mine if "".join(each.cmdline()).startswith("ray::TrialWorker"))
+        (trial,) = (each for each in mine if "Trainable" in "".join(each.cmdline()))  # as Tune wraps it
         trial.kill()
         return members(toy, 3)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,18 +18,13 @@ from methods.instruments import wait, wall_seconds
 
 @contextmanager
 def clocked_blocks(backbone: Backbone) -> Iterator[Callable[[], tuple[float, float]]]:
-    """Wall and CPU seconds in which `Backbone.layer` ran, once however many calls ran side by side.
-
-    On a GPU the device's own time, without waiting for it.
-    """
+    """Wall and CPU seconds spent inside `Backbone.layer`; on a GPU the device's own time, without waiting for it."""
     layer, cuda = backbone.layer, backbone.device.type == "cuda"
     marks: list[tuple[Any, Any]] = []
-    lock, start = threading.Lock(), (0.0, 0.0)
     wall = cpu = 0.0
-    running = 0
 
     def clocked(*arguments: Any, **named: Any) -> Tensor:
-        nonlocal wall, cpu, running, start
+        nonlocal wall, cpu
         if cuda:
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             before.record()
@@ -38,18 +32,11 @@ def clocked_blocks(backbone: Backbone) -> Iterator[Callable[[], tuple[float, flo
             after.record()
             marks.append((before, after))
             return states
-        with lock:
-            if not running:
-                start = time.perf_counter(), time.process_time()
-            running += 1
-        try:
-            return layer(*arguments, **named)
-        finally:
-            with lock:
-                running -= 1
-                if not running:
-                    wall += time.perf_counter() - start[0]
-                    cpu += time.process_time() - start[1]
+        start = time.perf_counter(), time.process_time()
+        states = layer(*arguments, **named)
+        wall += time.perf_counter() - start[0]
+        cpu += time.process_time() - start[1]
+        return states
 
     def seconds() -> tuple[float, float]:
         if cuda:
