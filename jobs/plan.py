@@ -40,7 +40,10 @@ EXAMPLES = """examples:
 MODEL, DTYPE = "bloom-7b1", "bfloat16"
 PRESETS = Path(__file__).resolve().parent / "presets"
 # Options that go to the specification of what is planned, and win over its preset.
-ASKED = ("model", "dtype", "placement", "workers_per_trial", "gpu_flops", "facts_per_trial", "max_facts", "pairs")
+ASKED = (
+    *("model", "dtype", "placement", "workers_per_trial", "gpu_flops"),
+    *("facts_per_trial", "max_facts", "pairs", "editors"),
+)
 
 
 class SearchSpec(LRP2Spec):
@@ -80,6 +83,7 @@ def parser() -> Parser:
     add("--facts-per-trial", metavar="N", help="languages with more are cut; default: 5000")
     add("--max-facts", metavar="N", help="at most so many facts of each language; default: all")
     add("--pairs", metavar="I/J,...", help="layer pairs such as 4/10; default: all")
+    add("--editors", metavar="NAME,...", help="of a preset of editors: these alone")
     add(
         "--table",
         nargs="?",

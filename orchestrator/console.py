@@ -16,10 +16,12 @@ def say(console: Console, text: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: ``45 s``, ``3 min``, ``2 h 05 min``."""
+    """Seconds for people: ``45 s``, ``3 min``, ``2 h 05 min``, ``90 days``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
+    minutes, days = round(seconds / 60), round(seconds / 86_400)
+    if days > 2:
+        return f"{days:,} days"
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 

@@ -29,6 +29,8 @@ class ModelNeeds:
         rows: packed rows of the whole grid.
         flops: floating-point operations of the whole grid; 0 where they are not known.
         training: gradients and moments of what is trained.
+        whole: what every process of a sharded trial keeps whole beside its share.
+        dealt: the processes of a sharded trial must divide this number; 0 where any number of them will do.
         repeated: share of the operations that every process of a sharded trial computes anew.
         passes: passes through a sharded model, over the whole grid; each of them gathers the weights.
         gpu_rate: operations per second to expect of one GPU, where nobody says better.
@@ -50,6 +52,8 @@ class ModelNeeds:
     rows: float = 0.0
     flops: float = 0.0
     training: int = 0
+    whole: int = 0
+    dealt: int = 0
     repeated: float = 0.0
     passes: float = 0.0
     gpu_rate: float = 1e13
@@ -87,7 +91,7 @@ class ModelNeeds:
         if way == "stream":
             return 2 * self.block + check  # the one that computes and the next
         if way == "zero3":
-            return -(-(self.weights + self.training) // devices) + 2 * self.block
+            return -(-(self.weights + self.training) // devices) + 2 * self.block + self.whole
         if way == "dispatch" and devices > 1:
             # One device has what lies outside the blocks and `own` blocks, the others share the rest evenly.
             return check + min(

@@ -53,7 +53,7 @@ def show_plan(
         "trials": f"{len(trials)} planned, {len(finished)} finished, "
         + (f"{len(stopped)} stopped early, " if stopped else "")
         + f"{len(pending)} to run",
-        "machines": f"{len(nodes)} with {cores} cores" + (f" and {gpus} GPUs" if gpus else ""),
+        "machines": f"{len(nodes)} with {_counted(cores, 'core')}" + (f" and {_counted(gpus, 'GPU')}" if gpus else ""),
         "placement": str(placement),
         "work": f"{estimate.flops:.2e} floating-point operations",
         "memory": f"at least {in_bytes(plan.chosen.least)} a trial, up to what the placement gives it",
@@ -67,6 +67,10 @@ def show_plan(
         say(console, f"Plan: {sentence}")
     for note in (*estimate.notes, *notes):
         say(console, f"Note: {note}")
+
+
+def _counted(number: float, what: str) -> str:
+    return f"{number:g} {what}" + ("" if number == 1 else "s")
 
 
 def _estimate(study: Study[Any], pending: Sequence[Trial], plan: Plan, share: float) -> Estimate:

@@ -9,7 +9,7 @@ Four ways, of which a study supports some:
 - ``zero3``: training with weights, gradients and moments sharded over processes (DeepSpeed ZeRO-3).
 
 ``single`` is taken where it fits: nothing is read twice and no GPU waits for another. Otherwise the way that needs the
-fewest hours. Memory follows from sizes; hours from floating-point operations, a stated rate and a stated read rate.
+fewest hours. Memory follows from sizes; hours from operations and stated rates of computing, reading and gathering.
 """
 
 from __future__ import annotations
@@ -265,8 +265,8 @@ def _shards(on_gpu: bool, spec: SweepSpec, nodes: Sequence[Node], needs: ModelNe
     if spec.workers_per_trial > 1:
         return spec.workers_per_trial, share(spec.workers_per_trial)
     most = max(2, sum(node.gpus for node in nodes) if on_gpu else len(nodes))
-    counts = range(2, most + 1)
-    enough = next((count for count in counts if needs.least("zero3", device, count) <= share(count)), most)
+    counts = [count for count in range(2, most + 1) if needs.dealt % count == 0] or [most]
+    enough = next((count for count in counts if needs.least("zero3", device, count) <= share(count)), counts[-1])
     return enough, share(enough)
 
 

@@ -27,6 +27,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from methods.backbone.addresses import check_folder, model_fingerprint, resolve
+from methods.backbone.structure import max_length
 from methods.editing.examples import Encoded, Example, encode
 from methods.editing.tasks.labelled import LabelledTask
 from orchestrator.data.atomic import folder_atomically, write_atomically
@@ -56,7 +57,7 @@ class ClassifierConfig(BaseModel):
     patience: int = Field(
         default=2, ge=1, description="passes without better accuracy on dev after which training stops"
     )
-    max_length: int = Field(default=128, ge=4, description="tokens of a text at most")
+    max_length: int = Field(default=128, ge=4, description="tokens of a training text at most")
     seed: int = Field(default=0, ge=0, description="of the new head, the order of texts and dropout")
 
 
@@ -66,11 +67,10 @@ class RawClassifier:
     Attributes:
         folder: config.json, safetensors and tokenizer.
         cache: where predictions are kept.
-        max_length: tokens of a text at most.
     """
 
-    def __init__(self, folder: Path, *, cache: Path, max_length: int = 128, device: str = "cpu") -> None:
-        self.folder, self.cache, self.max_length, self.device = folder, cache, max_length, device
+    def __init__(self, folder: Path, *, cache: Path, device: str = "cpu") -> None:
+        self.folder, self.cache, self.device = folder, cache, device
 
     @property
     def card(self) -> dict[str, Any]:
@@ -87,11 +87,13 @@ class RawClassifier:
     def predictions(self, task: LabelledTask, split: str, language: str) -> np.ndarray:
         """The class that the classifier gives to every text of a split in a language, int64; computed once.
 
+        Texts are read as the edited model reads them, up to its own limit, however short those of its training were.
+
         Raises:
             UserError: the classifier has another number of classes than the task.
         """
         texts = task.data.language_fingerprint(language)
-        key = digest_of([VERSION, self.fingerprint, texts, split, language, self.max_length])
+        key = digest_of([VERSION, self.fingerprint, texts, split, language])
         path = self.cache / "classifiers" / "predictions" / f"{key}.npy"
         if not path.is_file():
             model, tokenizer = self._loaded
@@ -101,7 +103,7 @@ class RawClassifier:
                     f"{task.num_labels}, so its mistakes cannot be found. Give one that was trained for this task, or "
                     "none."
                 )
-            found = _predicted(model, tokenizer, task.examples(split, language), self.max_length)
+            found = _predicted(model, tokenizer, task.examples(split, language), max_length(model))
             buffer = io.BytesIO()
             np.save(buffer, found, allow_pickle=False)
             write_atomically(path, lambda file: file.write(buffer.getvalue()))
@@ -152,7 +154,7 @@ def train_classifier(
         with FileLock(folder.parent / f".{folder.name}.lock"):
             if not folder.is_dir():
                 _train(base, task, config, folder, cache, device, progress)
-    return RawClassifier(folder, cache=cache, max_length=config.max_length, device=device)
+    return RawClassifier(folder, cache=cache, device=device)
 
 
 def classifier_folder(base: str, task: LabelledTask, config: ClassifierConfig, cache: Path) -> Path:
@@ -187,7 +189,7 @@ def _train(
         with _quietly():
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-        trained = RawClassifier(temporary, cache=cache, max_length=config.max_length, device=device)
+        trained = RawClassifier(temporary, cache=cache, device=device)
         trained.__dict__["_loaded"] = (model, tokenizer)
         accuracy = {
             split: {
@@ -269,14 +271,14 @@ def _batches(examples: Sequence[Example], size: int, rng: np.random.Generator) -
 
 
 @torch.inference_mode()
-def _predicted(model: Any, tokenizer: Any, examples: Sequence[Example], max_length: int) -> np.ndarray:
+def _predicted(model: Any, tokenizer: Any, examples: Sequence[Example], limit: int | None) -> np.ndarray:
     """The class given to each text, int64; texts of similar length share a batch."""
     model.eval()
     found = np.zeros(len(examples), np.int64)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].text) + len(examples[i].pair or ""))
     for start in range(0, len(order), 128):
         chosen = order[start : start + 128]
-        batch = encode([examples[i] for i in chosen], tokenizer, "classifier", max_length=max_length).to(model.device)
+        batch = encode([examples[i] for i in chosen], tokenizer, "classifier", max_length=limit).to(model.device)
         found[chosen] = _logits(model, batch).argmax(-1).cpu().numpy()
     return found
 

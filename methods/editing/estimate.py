@@ -86,8 +86,10 @@ def estimate_sweep(study: EditorStudy, trials: Sequence[Trial], threads: int) ->
             seconds += measured[kind].seconds(study, cell, loaded.task, new=edited - seen)
             seen |= edited if context.device == "cpu" else set()
     said = [
-        f"{editor} {1e3 * one.step:.0f} ms a step, {1e3 * one.known_edit:.0f} ms a test edit"
+        f"{editor} "
+        + (f"{1e3 * one.step:.0f} ms a step, " if one.step else "")
+        + f"{1e3 * one.known_edit:.0f} ms a test edit"
         for (editor, mask), one in measured.items()
         if mask == "none"
     ]
-    return Estimate(flops, seconds, ("measured on this machine: " + ", ".join(said), "patience may end trials earlier"))
+    return Estimate(flops, seconds, ("measured on this machine: " + "; ".join(said), "patience may end trials earlier"))

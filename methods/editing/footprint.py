@@ -220,8 +220,6 @@ def training_needs(
         for config in {editor_config(spec, cell) for cell in found}
     ]
     training, working = max(sizes, key=sum)
-    if spec.placement == "zero3":
-        working += 4 * model.vocab_size * model.hidden_size
     flops = sum(cost.flops for cost in costs)
     return ModelNeeds(
         weights=footprint.total,
@@ -231,6 +229,8 @@ def training_needs(
         process=PROCESS_BYTES,
         working={"cpu": working, "cuda": working},
         training=training,
+        whole=4 * model.vocab_size * model.hidden_size,
+        dealt=spec.edits_per_step,
         flops=flops,
         repeated=sum(cost.judging for cost in costs) / flops,
         passes=sum(cost.passes for cost in costs),

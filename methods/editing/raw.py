@@ -102,11 +102,9 @@ def _trains_in(task: LabelledTask, language: str) -> bool:
 def raw_classifier(spec: ClassifierOptions, task: LabelledTask, *, cache: Path, device: str) -> RawClassifier:
     """The classifier that is given, or the one that is trained from the model, found in the cache where it was trained
     before."""
-    config = classifier_config(spec)
     if spec.classifier is None:
-        return train_classifier(spec.model, task, config, cache=cache, device=device)
-    folder = resolve(spec.classifier)
-    return RawClassifier(folder, cache=cache, max_length=config.max_length, device=device)
+        return train_classifier(spec.model, task, classifier_config(spec), cache=cache, device=device)
+    return RawClassifier(resolve(spec.classifier), cache=cache, device=device)
 
 
 def in_words(spec: ClassifierOptions) -> str:

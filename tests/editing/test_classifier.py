@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from methods.editing import classifier as classifier_module
+from methods.editing import load_editable
 from methods.editing.classifier import CARD, ClassifierConfig, RawClassifier, classifier_folder, train_classifier
 from methods.editing.examples import encode
 from methods.editing.tasks import LabelledTask, prepare_task
 from orchestrator.data.labelled import LabelledStore
 from orchestrator.errors import UserError
-from tests.backbone.tiny import tiny_model, tiny_tokenizer
+from tests.backbone.tiny import FAMILIES, WORDS, tiny_model, tiny_tokenizer
 
 QUICK = ClassifierConfig(learning_rate=3e-3, batch_size=8, epochs=40, patience=5, max_length=32)
 PREMISES = {"en": "paris is the capital", "ru": "москва это столица"}
@@ -104,9 +106,32 @@ def test_misread_texts_are_those_with_another_class(trained: RawClassifier, task
         assert sample.edit.answer == sample.update.answer
 
 
+def test_long_texts_are_read_as_the_edited_model_reads_them(tmp_path: Path) -> None:
+    """However short the training's texts were: what is wrong in the whole text is what an edit is asked to mend."""
+    settings = {**FAMILIES["bert"][2](2), "max_position_embeddings": 200}
+    hf, tokenizer = BertForSequenceClassification(BertConfig(**settings, num_labels=3)), tiny_tokenizer()
+    generator = torch.Generator().manual_seed(0)
+    for weight in hf.parameters():
+        weight.data = 0.3 * torch.randn(weight.shape, generator=generator) + (weight.dim() == 1)
+    tokenizer.model_max_length = 200
+    hf.save_pretrained(tmp_path / "classifier")
+    tokenizer.save_pretrained(tmp_path / "classifier")
+    choose = random.Random(0)
+    lines = [f"{' '.join(choose.choices(WORDS, k=150))}\tparis\tneutral" for _ in range(24)]
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}-en.tsv").write_text("\n".join(lines))
+    data = prepare_task(f"xnli:{tmp_path}", cache=tmp_path / "cache")
+    assert isinstance(data, LabelledStore)
+    task = LabelledTask(data)
+    model = load_editable(str(tmp_path / "classifier"), "classifier")
+    expected = model.logits(model.encode(task.examples("test", "en"))).argmax(-1).tolist()
+    read = RawClassifier(tmp_path / "classifier", cache=tmp_path / "cache").predictions(task, "test", "en")
+    assert read.tolist() == expected
+
+
 def test_predictions_are_kept_without_the_model(trained: RawClassifier, task: LabelledTask) -> None:
     known = trained.predictions(task, "dev", "en")
-    other = RawClassifier(trained.folder, cache=trained.cache, max_length=trained.max_length)
+    other = RawClassifier(trained.folder, cache=trained.cache)
     assert np.array_equal(other.predictions(task, "dev", "en"), known)
     assert "_loaded" not in other.__dict__
 

@@ -26,7 +26,7 @@ def samples(model: EditableModel, number: int = 6) -> list[list[EditSample]]:
 
 
 def editor_of(model: EditableModel) -> Editor:
-    return build_editor(EDITORS["mend"].Config(edit_lr=0.1), model, LANGUAGES)
+    return build_editor(EDITORS["mend"].Config.model_validate({"edit_lr": 0.1}), model, LANGUAGES)
 
 
 @pytest.mark.parametrize("family", ["bert", "bloom", "bert-classifier"])

@@ -19,8 +19,9 @@ from methods.editing.evaluation import judge
 from methods.editing.footprint import LABELS, TOKENS, TUNING_STEPS, editor_weights, judged_flops, step_flops
 from methods.editing.gradients import LossWeights, fresh_stores, step_gradients
 from methods.editing.outcome import Method
+from methods.editing.scaling import Sweep
 from methods.editing.spec import Cell, EditorSpec
-from methods.scaling import BLOOMS
+from methods.scaling import BLOOMS, MACHINES, summary
 from orchestrator import ray_session
 from orchestrator.cli import main
 from orchestrator.placement import Node
@@ -55,9 +56,9 @@ def preset(model: str) -> Path:
     return ROOT / "jobs" / "presets" / f"editors_{model.replace('-', '_')}.yaml"
 
 
-def wide() -> EditableModel:
+def wide(hidden: int = 256) -> EditableModel:
     """A BLOOM that is wider than its texts are long, as real ones are."""
-    return EditableModel(tiny_model("bloom", 8, hidden_size=256), tiny_tokenizer("causal"), "causal")
+    return EditableModel(tiny_model("bloom", 8, hidden_size=hidden), tiny_tokenizer("causal"), "causal")
 
 
 def texts(number: int) -> list[Example]:
@@ -93,7 +94,7 @@ def test_a_training_step_costs_what_is_counted(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*LEARNED, "fine-tuning"])
 def test_a_judgement_costs_what_is_counted(name: str) -> None:
-    model = wide()
+    model = wide(128 if name == "fine-tuning" else 256)
     tuning = {"lr": 1e-12, "max_steps": TUNING_STEPS}
     config = EDITORS[name].Config(**LEARNED.get(name, tuning))
     editor = build_editor(config, model, ["en"])
@@ -110,6 +111,24 @@ def test_parameters_are_counted(name: str) -> None:
     editor = build_editor(config, model, ["en"])
     counted = editor_weights(describe(model.hf, fast=True), config)
     assert sum(weight.numel() for weight in editor.parameters()) == pytest.approx(counted, rel=0.15)
+
+
+def test_the_table_of_the_document_is_what_the_planner_computes() -> None:
+    text = (ROOT / "cluster" / "SCALING.md").read_text(encoding="utf-8")
+    for line in plan_job.editor_tables():
+        assert line in text, f"{line!r}: replace the table by the output of 'python jobs/plan.py --table editors'"
+
+
+@pytest.mark.parametrize("model", BLOOMS)
+def test_presets_of_all_blooms_say_what_the_planner_says(model: str) -> None:
+    spec = plan_job.read_spec(["--config", str(preset(model))])
+    assert isinstance(spec, EditorSpec)
+    size = model.removeprefix("bloom-")
+    assert spec.model == ("bigscience/bloom" if size == "176b" else f"bigscience/bloom-{size}")
+    sweep = Sweep.of(spec)
+    text = preset(model).read_text(encoding="utf-8")
+    for machines, nodes in MACHINES.items():
+        assert f"#   {machines}: {summary(sweep, nodes)}\n" in text
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +173,11 @@ def test_editors_are_planned_by_their_preset_and_the_options_beside_it(
     code, out, _ = planned("--config", small, "--model", "bloom-1b1")
     assert code == 0
     assert "bloom-1b1 in float32: 4.3 GB of weights, 24 blocks" in out
+    middle = ("--config", str(preset("bloom-7b1")), "--gpus", "8", "--gpu-memory", "24GB")
+    assert "Taken: single on CPU cores" in planned(*middle)[1], "fine-tuning cannot be sharded"
+    code, out, _ = planned(*middle, "--editors", "mend")
+    assert code == 0
+    assert "Taken: ZeRO-3 over 4 GPUs" in out
     code, _, errors = planned("--config", small, "--pairs", "1/2")
     assert code == 2
     assert "--pairs" in errors

@@ -88,6 +88,12 @@ def test_training_is_sharded_over_as_many_processes_as_it_needs() -> None:
     assert (placement.kind, placement.workers, placement.gpus, placement.concurrent) == ("zero3", 2, 1, 4)
     assert plan(needs, gpus(8), TRAINING, workers_per_trial=4).placement.concurrent == 2
     assert plan(needs, gpus(1, memory=40, nodes=4), TRAINING).placement.workers == 4, "also over nodes"
+    larger = {"training": 136 * GB, "row": 0}  # 168 GB in all
+    assert plan(model(30, **larger), gpus(8), TRAINING).placement.workers == 3
+    assert plan(model(30, **larger, dealt=16), gpus(8), TRAINING).placement.workers == 4, (
+        "16 edits cannot be dealt to 3"
+    )
+    assert plan(model(30, **larger, whole=20 * GB), gpus(8), TRAINING).placement.workers == 4
 
 
 def test_a_sharded_training_waits_for_weights_and_repeats_what_is_not_shared_out() -> None:

@@ -75,3 +75,4 @@ def test_a_trial_that_is_stopped_early_takes_the_rest_of_its_work_with_it(monkey
 
 def test_durations_for_people() -> None:
     assert [duration(seconds) for seconds in (4.2, 99, 300, 7500)] == ["4 s", "99 s", "5 min", "2 h 05 min"]
+    assert [duration(3600 * hours) for hours in (59, 61, 2169)] == ["59 h 00 min", "3 days", "90 days"]

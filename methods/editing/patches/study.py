@@ -79,7 +79,7 @@ class PatcherStudy(Study[PatcherSpec]):
     """Patch neurons across languages (Huang et al. 2023; Si et al. 2024)."""
 
     name = "patchers"
-    result_version = 1
+    result_version = 2
     checkpoints = ("model", "classifier")
     spec_type = PatcherSpec
 
