@@ -54,7 +54,7 @@ slow: $(STAMP)
 # Rewrites the lock from what is installed; torch is pinned without its build (CPU or CUDA, as the machine has it).
 lock: $(STAMP)
 	@{ echo "# Everything this project runs and is tested with, exactly. Made in a fresh .venv by: make lock"; \
-	   $(BIN)/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > requirements.lock
+	   $(BIN)/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > requirements.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

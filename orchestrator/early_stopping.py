@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from orchestrator.reports import Report, at_rungs, rungs
+from orchestrator.reports import Report, rungs
 from orchestrator.study import EarlyStopping, Trial
 from orchestrator.trial import RUNG
 
@@ -30,8 +30,8 @@ class RungScheduler(FIFOScheduler):
 
     Args:
         rules: the study's.
-        trials: the trials of a stage, finished and stopped ones included, with what they have reported in earlier
-            runs: it counts as if the sweep had never been interrupted.
+        trials: the trials of a stage, finished and stopped ones included, with the reports by which they were judged
+            in earlier runs: these count as if the sweep had never been interrupted.
     """
 
     def __init__(self, rules: EarlyStopping, trials: Iterable[tuple[Trial, Sequence[Report]]]) -> None:
@@ -39,12 +39,12 @@ class RungScheduler(FIFOScheduler):
         self.rules = rules
         self.groups: dict[tuple[str, ...], ASHAScheduler] = {}
         self.group_of: dict[str, ASHAScheduler] = {}
-        for trial, before in trials if rungs(rules) else ():
+        for trial, judged in trials if rungs(rules) else ():
             name = tuple(str(trial.cell.get(coordinate)) for coordinate in rules.within)
             group = self.groups.setdefault(name, self._group())
             group.on_trial_add(None, _Entrant(trial.key))
             self.group_of[trial.key] = group
-            for report in at_rungs(before, rules):
+            for report in judged:
                 self._judge(trial.key, report)
 
     def _group(self) -> ASHAScheduler:

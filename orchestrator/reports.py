@@ -35,6 +35,16 @@ def at_rungs(reports: Sequence[Report], rules: EarlyStopping) -> list[Report]:
     return judged
 
 
+def decided(reports: Sequence[Report], rules: EarlyStopping) -> list[Report]:
+    """Of a trial that was interrupted, the reports that `rules` have judged.
+
+    A trial goes no further than a rung until it is decided: of one whose last report is at a rung nobody knows what was
+    decided there, if anything, so it is judged there again.
+    """
+    judged = at_rungs(reports, rules)
+    return judged[:-1] if judged and judged[-1] == reports[-1] else judged
+
+
 def read_reports(folder: Path) -> list[Report]:
     """The reports kept in a trial's scratch folder, steps growing; the latest of each step, without half-written lines.
 
@@ -87,7 +97,7 @@ class Reporter:
         self.path = folder / REPORTS_FILE
         self.metric = rules.metric if rules else None
         self.reports = dict(read_reports(folder))
-        judged = at_rungs(self.all(), rules) if rules else []
+        judged = decided(self.all(), rules) if rules else []
         self.ahead = [rung for rung in rungs(rules) if not judged or rung > judged[-1][0]]
         self.newest: Report | None = None
         self.at_rung = self.handed_over = self.stopped = self.ended = False

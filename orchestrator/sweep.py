@@ -22,7 +22,7 @@ from rich.console import Console
 from orchestrator import ray_session
 from orchestrator.placement import Node, Placement
 from orchestrator.progress import SweepProgress
-from orchestrator.reports import Report, as_reports, read_reports
+from orchestrator.reports import Report, as_reports, at_rungs, decided, read_reports
 from orchestrator.results import (
     DamagedTrial,
     FailedTrial,
@@ -114,9 +114,12 @@ def run_sweep(
     pending = [trial for trial in trials if trial.key not in before and trial.key not in stopped]
     failed: dict[str, FailedTrial] = {}
     if pending:
-        reports = {key: as_reports(result.history) for key, result in before.items()}
-        reports |= {key: as_reports(record.history) for key, record in stopped.items()}
-        reports |= {trial.key: read_reports(workspace.scratch / trial.key) for trial in pending}
+        judged: dict[str, list[Report]] = {}
+        if rules:
+            ended = {key: result.history for key, result in before.items()}
+            ended |= {key: record.history for key, record in stopped.items()}
+            judged = {key: at_rungs(as_reports(history), rules) for key, history in ended.items()}
+            judged |= {trial.key: decided(read_reports(workspace.scratch / trial.key), rules) for trial in pending}
         with ray_session.connected(ray_session.cluster_address(), nodes[0]):
             on_ray_ready()
             with SweepProgress(console, trials, pending, stopped=len(stopped)) as progress:
@@ -125,7 +128,7 @@ def run_sweep(
                     if failed:
                         failed |= _refuse(chosen, list(failed.values()), progress)
                         continue
-                    rivals = [(trial, reports.get(trial.key, [])) for trial in trials if trial.stage == stage]
+                    rivals = [(trial, judged.get(trial.key, [])) for trial in trials if trial.stage == stage]
                     callback = _run_with_tune(study, chosen, workspace, placement, progress, rules, rivals)
                     failed |= callback.failed
                     stopped |= callback.stopped
@@ -177,7 +180,7 @@ def _run_with_tune(
 
     Args:
         rules: how trials are stopped early, if they are.
-        rivals: the trials of the whole stage, with what they have reported in earlier runs.
+        rivals: the trials of the whole stage, with the reports by which they were judged in earlier runs.
     """
     import ray
     from ray import tune

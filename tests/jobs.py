@@ -48,8 +48,8 @@ class JobContract:
         foretold: words that a dry run of it must have.
     """
 
-    job: ClassVar[ModuleType]
-    specs: ClassVar[Any]
+    job: ModuleType
+    specs: Any
     mistakes: ClassVar[Mistakes]
     planned: ClassVar[Sequence[str]]
     foretold: ClassVar[Sequence[str]] = ()
