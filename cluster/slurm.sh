@@ -3,8 +3,11 @@
 #
 #   sbatch --nodes 4 cluster/slurm.sh --config jobs/presets/lrp2_mbert.yaml --output /scratch/$USER/babelsweep \
 #       --facts mlama:/scratch/$USER/mlama1.1.zip --pools /scratch/$USER/mlama_objects.zip
+#   JOB=jobs/editor_sweep.py sbatch --nodes 4 cluster/slurm.sh --config jobs/presets/editors_atlas.yaml \
+#       --output /scratch/$USER/babelsweep
 #
-# Everything after the script's name goes to the job. Cancelled or out of time, it is submitted again unchanged and goes on
+# JOB is the script that runs, without it the layer search (jobs/lrp2_sweep.py); everything after this script's name goes
+# to it. Ray hands out the cores, the memory and the GPUs (sbatch --gpus-per-node) of the allocation. Cancelled or out of time, it is submitted again unchanged and goes on
 # where it was.
 #SBATCH --job-name=babelsweep
 #SBATCH --ntasks-per-node=1

@@ -16,16 +16,14 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with the published mLAMA, BMLAMA and sentence files; they are not part of the project."""
-    folder = Path(os.environ.get("BABELSWEEP_TEST_DATA", ROOT.parent / "shared" / "data"))
-    if not (folder / "mlama1.1.zip").exists():
-        pytest.skip(f"the published data files are not at {folder}; set BABELSWEEP_TEST_DATA to their folder")
-    return folder
+    named = os.environ.get("BABELSWEEP_TEST_DATA")
+    if not named or not (Path(named) / "mlama1.1.zip").exists():
+        pytest.skip(f"the published data files are not at {named}; set BABELSWEEP_TEST_DATA to their folder")
+    return Path(named)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
