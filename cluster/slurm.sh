@@ -6,9 +6,9 @@
 #   JOB=jobs/editor_sweep.py sbatch --nodes 4 cluster/slurm.sh --config jobs/presets/editors_atlas.yaml \
 #       --output /scratch/$USER/babelsweep
 #
-# JOB is the script that runs, without it the layer search (jobs/lrp2_sweep.py); everything after this script's name goes
-# to it. Ray hands out the cores, the memory and the GPUs (sbatch --gpus-per-node) of the allocation. Cancelled or out of time, it is submitted again unchanged and goes on
-# where it was.
+# JOB is the job that runs, by default jobs/lrp2_sweep.py; everything after this script's name goes to it. Trials share the
+# cores and the memory of the allocation. Cancelled or out of time, it is submitted again unchanged and goes on where it
+# was.
 #SBATCH --job-name=babelsweep
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=16
@@ -18,6 +18,8 @@
 set -euo pipefail
 
 cd "${SLURM_SUBMIT_DIR:?submit this script with sbatch}"
+job=${JOB:-jobs/lrp2_sweep.py}
+[ -f "$job" ] || { echo "JOB=$job is no file in $PWD. Name one of jobs/*_sweep.py." >&2; exit 2; }
 source .venv/bin/activate
 export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token
 [ -s ~/.ray/auth_token ] || ray get-auth-token --generate >/dev/null
@@ -29,13 +31,22 @@ head_ip=$(srun --nodes 1 --ntasks 1 --nodelist "$head" hostname --ip-address | a
 
 started=()
 trap 'kill "${started[@]}" 2>/dev/null || true' EXIT
-on() { srun --nodes 1 --ntasks 1 --overlap --nodelist "$1" "${@:2}" & started+=($!); }
+# srun does not take over the cores of a task from sbatch, and with them the memory.
+on() {
+    srun --nodes 1 --ntasks 1 --cpus-per-task "$SLURM_CPUS_PER_TASK" --overlap --nodelist "$1" "${@:2}" &
+    started+=($!)
+}
+
+# Ray sees the memory of the whole node; the allocation's, in MiB, is less unless all of it was asked for (0).
+size=(--num-cpus "$SLURM_CPUS_PER_TASK")
+memory=${SLURM_MEM_PER_NODE:-$((${SLURM_MEM_PER_CPU:-0} * SLURM_CPUS_PER_TASK))}
+if ((memory > 0)); then size+=(--memory $((memory * 1024 * 1024))); fi
 
 echo "Starting Ray on ${#nodes[@]} nodes, head $head ($head_ip:$port)"
-on "$head" ray start --head --block --node-ip-address "$head_ip" --port "$port" --num-cpus "$SLURM_CPUS_PER_TASK" \
+on "$head" ray start --head --block --node-ip-address "$head_ip" --port "$port" "${size[@]}" \
     --include-dashboard false
 for node in "${nodes[@]:1}"; do
-    on "$node" ray start --block --address "$head_ip:$port" --num-cpus "$SLURM_CPUS_PER_TASK"
+    on "$node" ray start --block --address "$head_ip:$port" "${size[@]}"
 done
 
 export RAY_ADDRESS="$head_ip:$port"
@@ -59,4 +70,4 @@ while (there := sum(node["Alive"] for node in ray.nodes())) < wanted:
     time.sleep(2)
 PYTHON
 
-python jobs/lrp2_sweep.py "$@"
+python "$job" "$@"

@@ -49,6 +49,7 @@ NO_WEIGHTS = (
 )
 """What a plan says of a model that is not there."""
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
+_COMMIT = "commit-"
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 
 
@@ -190,10 +191,26 @@ def model_fingerprint(address: str, cache: Path | None = None, *, weights: bool 
     """
     folder = resolve(address, weights=weights)
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):  # the hub's own cache
-        return f"commit-{folder.name}"
+        return f"{_COMMIT}{folder.name}"
     names = sorted({CONFIG, WEIGHT_INDEX, *TOKENIZER_FILES} | {path.name for path in folder.glob("*.safetensors")})
     present = [folder / name for name in names if (folder / name).is_file()]
     return hashlib.sha256("".join(f"{p.name}\n{_file_hash(p, cache)}\n" for p in present).encode()).hexdigest()
+
+
+def pinned(address: str, fingerprint: str) -> str:
+    """The address of just the content that a fingerprint stands for: of a hub id that id at the commit.
+
+    A hub id without a commit means another model as soon as its repository moves on. Folders and built-in names are
+    returned as they are.
+
+    Args:
+        address: built-in name, folder or hub id.
+        fingerprint: what `model_fingerprint` said of it.
+    """
+    commit, match = fingerprint.removeprefix(_COMMIT), _HUB_ID.fullmatch(address)
+    if commit == fingerprint or match is None or address in builtin_models() or Path(address).expanduser().is_dir():
+        return address
+    return f"{match['id']}@{commit}"
 
 
 def _file_hash(path: Path, cache: Path | None) -> str:

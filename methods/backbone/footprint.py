@@ -107,28 +107,29 @@ class Footprint:
         )
 
     @classmethod
-    def of(cls, address: str, dtype: torch.dtype = torch.float32) -> Footprint:
+    def of(cls, address: str, dtype: torch.dtype = torch.float32, *, classifier: bool = False) -> Footprint:
         """Counts the model behind an address; see `configuration`."""
-        return cls.from_config(configuration(address), dtype)
+        return cls.from_config(configuration(address, classifier=classifier), dtype)
 
 
-def configuration(address: str) -> PretrainedConfig:
+def configuration(address: str, *, classifier: bool = False) -> PretrainedConfig:
     """The configuration behind an address, without its weights.
 
     Args:
         address: a name of `PUBLISHED`, a ``config.json``, a model's folder, a built-in name or a hub id, which is not
             asked for where it is a published one.
+        classifier: it is of a classifier of texts, and is returned as that of the language model with the same body.
 
     Raises:
-        UserError: there is none, or it is not one of a masked or causal language model.
+        UserError: there is none, or it is not one of a masked or causal language model, or of a classifier.
     """
     published = _ON_THE_HUB.get(address, address)
     if published in PUBLISHED:
         return PUBLISHED[published]()
     path = Path(address).expanduser()
     if path.name == CONFIG and path.is_file():
-        return read_configuration(path.parent, address)[1]
-    return read_configuration(resolve(address, weights=False), address)[1]
+        return read_configuration(path.parent, address, classifier=classifier)[1]
+    return read_configuration(resolve(address, weights=False), address, classifier=classifier)[1]
 
 
 def _shapes(config: PretrainedConfig) -> Any:

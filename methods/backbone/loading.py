@@ -12,6 +12,11 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 from transformers.utils import logging as hf_logging
 
 from methods.backbone import bert, bloom, gpt2, llama, xglm  # noqa: F401  (importing a family registers its packed path)
@@ -170,24 +175,35 @@ def _view(
     return _generic(model, tokenizer, check, wrap)
 
 
-def describe_model(address: str) -> ModelDescription:
+def describe_model(address: str, *, classifier: bool = False) -> ModelDescription:
     """A model's kind and sizes from its configuration alone, without reading its weights.
 
+    Args:
+        address: built-in name, local folder or hub id.
+        classifier: of a classifier of texts; see `read_configuration`.
+
     Raises:
-        UserError: the model is not there, or its configuration is not one of a masked or causal language model.
+        UserError: the model is not there, or its configuration is not one of a masked or causal language model, or of
+            a classifier.
     """
     folder = resolve(address, weights=False)
-    kind, config = read_configuration(folder, address)
+    kind, config = read_configuration(folder, address, classifier=classifier)
     with torch.device("meta"):
         model = _AUTO[kind].from_config(config, trust_remote_code=False)
     return describe(model, fast=_obstacle(type(model).__name__, config) is None)
 
 
-def read_configuration(folder: Path, address: str) -> tuple[str, Any]:
+def read_configuration(folder: Path, address: str, *, classifier: bool = False) -> tuple[str, Any]:
     """Masked or causal, and the configuration, from config.json.
 
+    Args:
+        folder, address: where it lies, and how the user named it.
+        classifier: it is of a classifier of texts, and is returned as that of the language model with the same blocks
+            and embeddings, which weighs about the same.
+
     Raises:
-        UserError: it is missing, or not that of a masked or causal language model that transformers knows.
+        UserError: it is missing, or not that of a masked or causal language model, or of a classifier, that
+            transformers knows.
     """
     if not (folder / CONFIG).is_file():
         check_folder(folder, address)
@@ -201,6 +217,8 @@ def read_configuration(folder: Path, address: str) -> tuple[str, Any]:
             "transformers."
         ) from error
     names = content.get("architectures") or []
+    if classifier:
+        names = config.architectures = [_language_model(names, config.model_type, address)]
     kinds = {kind_of(name) for name in names} - {None}
     if len(kinds) != 1 or config.is_encoder_decoder:
         raise UserError(
@@ -213,6 +231,18 @@ def read_configuration(folder: Path, address: str) -> tuple[str, Any]:
     return kind, config
 
 
+def _language_model(names: Sequence[str], model_type: str, address: str) -> str:
+    """The class of the language model that has the blocks and embeddings of a classifier."""
+    if not set(names) & set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()):
+        raise UserError(
+            f"Model {address!r} is to be a trained classifier, and its config.json names its architecture as "
+            f"{', '.join(names) or 'nothing'}. Give a ...ForSequenceClassification model, or none: then one is trained "
+            "from the language model."
+        )
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES | MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return known.get(model_type, "a classifier without a language model")
+
+
 def _check_tokenizer(tokenizer: Any, model: Any, address: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
@@ -220,7 +250,15 @@ def _check_tokenizer(tokenizer: Any, model: Any, address: str) -> None:
             f"Model {address!r}: its tokenizer has {tokenizer.vocab_size} tokens and the model only {rows} embeddings, "
             "so they do not belong together. Save the tokenizer the model was trained with into the same folder."
         )
-    if kind_of(type(model).__name__) == "masked" and tokenizer.mask_token_id is None:
+    kind = kind_of(type(model).__name__)
+    if kind == "causal" and not tokenizer.is_fast:
+        raise UserError(
+            f"Model {address!r}: {type(tokenizer).__name__} is a slow tokenizer, which does not tell where in a text "
+            "its tokens stand, so an object's tokens could not be found in a sentence. Convert it once with "
+            "transformers, AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder), which writes "
+            "tokenizer.json."
+        )
+    if kind == "masked" and tokenizer.mask_token_id is None:
         raise UserError(
             f"Model {address!r} is a masked model, but its tokenizer names no mask token, so there is nothing to "
             "fill in. Set mask_token in its tokenizer_config.json."

@@ -10,6 +10,7 @@ Shape legend: L layers, D hidden, N packed rows.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Literal
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -24,6 +26,8 @@ from methods.backbone.base import Backbone
 from methods.backbone.packing import pack_sequences
 from methods.backbone.projection import LastLayer
 from orchestrator.data import write_atomically
+
+logger = logging.getLogger(__name__)
 
 Specials = Literal["include", "exclude"]
 # A sentence as token ids, and which of them count (1) or not (0).
@@ -155,13 +159,18 @@ def cached_vectors(
 ) -> Tensor:
     """`language_vectors`, computed once per file: the first process that asks computes, the others wait and read.
 
+    A damaged file is replaced.
+
     Args:
         path: content-addressed by the caller: it must name model, sentences and options.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.exists():
-            return load_file(path)["vectors"]
+            try:
+                return load_file(path)["vectors"]
+            except (SafetensorError, KeyError) as error:
+                logger.warning("%s is damaged (%s): its vectors are computed again", path, error)
         vectors = language_vectors(
             backbone, sentences, specials=specials, last_layer=last_layer, streamed_bytes=streamed_bytes
         )

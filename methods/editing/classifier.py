@@ -148,7 +148,7 @@ def train_classifier(
     Raises:
         UserError: the base model cannot be used, or the task has no training texts in these languages.
     """
-    folder = classifier_folder(base, task, config, cache)
+    folder = cache / "classifiers" / classifier_key(model_fingerprint(base, cache), task, config)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
@@ -157,11 +157,15 @@ def train_classifier(
     return RawClassifier(folder, cache=cache, device=device)
 
 
-def classifier_folder(base: str, task: LabelledTask, config: ClassifierConfig, cache: Path) -> Path:
-    """Where `train_classifier` puts what it trains; the folder's name is its key. Nothing is trained."""
+def classifier_key(base: str, task: LabelledTask, config: ClassifierConfig) -> str:
+    """Names what `train_classifier` trains, by everything that decides about it.
+
+    Args:
+        base: what `model_fingerprint` says of the base model.
+        task, config: see `train_classifier`.
+    """
     texts = {language: task.data.language_fingerprint(language) for language in config.languages}
-    key = digest_of([VERSION, model_fingerprint(base, cache), texts, list(task.data.labels), config.model_dump()])
-    return cache / "classifiers" / key
+    return digest_of([VERSION, base, texts, list(task.data.labels), config.model_dump()])
 
 
 def _train(

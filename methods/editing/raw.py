@@ -10,9 +10,8 @@ from typing import Any, Protocol
 
 from transformers import AutoTokenizer
 
-from methods.backbone import model_fingerprint
-from methods.backbone.addresses import check_folder, resolve
-from methods.editing.classifier import ClassifierConfig, RawClassifier, classifier_folder, train_classifier
+from methods.backbone.addresses import pinned, resolve
+from methods.editing.classifier import ClassifierConfig, RawClassifier, classifier_key, train_classifier
 from methods.editing.tasks import LabelledTask
 from orchestrator.errors import Problems, UserError
 
@@ -42,19 +41,26 @@ class ClassifierOptions(Protocol):
     def seed(self) -> int: ...
 
 
+def edited_model(spec: ClassifierOptions) -> str:
+    """The address of what a sweep begins with: the trained classifier, where one is given, else the model."""
+    return spec.classifier or spec.model
+
+
+def edited_content(spec: ClassifierOptions, fingerprint: str) -> str:
+    """`edited_model` as it was when `model_fingerprint` read it: a hub id at its commit."""
+    return pinned(edited_model(spec), fingerprint)
+
+
 def check_classifier(spec: ClassifierOptions, labelled: bool | None) -> None:
-    """Raises UserError if a trained classifier is given that is not there, or if the task has no use for what is said
-    about one.
+    """Raises UserError if the task has no use for what is said about a classifier.
 
     Args:
         spec: of the sweep.
         labelled: whether the task corrects a classifier; None: it is not known.
     """
-    problems, address = Problems(), spec.classifier
-    if address is not None:
-        problems.collect(lambda: check_folder(resolve(address), address))
+    problems = Problems()
     said = {
-        f"--classifier {address}": address,
+        f"--classifier {spec.classifier}": spec.classifier,
         "--classifier-lr": spec.classifier_lr,
         "--classifier-epochs": spec.classifier_epochs,
     }
@@ -78,33 +84,41 @@ def classifier_config(spec: ClassifierOptions) -> ClassifierConfig:
     return ClassifierConfig(**{name: value for name, value in given.items() if value is not None})
 
 
-def classifier_hash(spec: ClassifierOptions, task: LabelledTask, cache: Path) -> str:
+def classifier_hash(spec: ClassifierOptions, task: LabelledTask, fingerprint: str) -> str:
     """Names the raw classifier by its content, or by everything that it is trained from.
+
+    Args:
+        spec: of the sweep.
+        task: its texts.
+        fingerprint: of `edited_model`.
 
     Raises:
         UserError: it is to be trained, and the task lacks the texts.
     """
     if spec.classifier is not None:
-        return model_fingerprint(spec.classifier, cache)
+        return fingerprint
     config = classifier_config(spec)
     if lacking := [language for language in config.languages if not _trains_in(task, language)]:
         raise UserError(
             f"The classifier to edit is trained on texts in {', '.join(lacking)}, and {spec.task} has none among the "
             "chosen languages. Add the language to --languages, or give a trained classifier with --classifier."
         )
-    return classifier_folder(spec.model, task, config, cache).name
+    return classifier_key(fingerprint, task, config)
 
 
 def _trains_in(task: LabelledTask, language: str) -> bool:
     return language in task.languages and task.data.count("train", language) > 0
 
 
-def raw_classifier(spec: ClassifierOptions, task: LabelledTask, *, cache: Path, device: str) -> RawClassifier:
+def raw_classifier(
+    spec: ClassifierOptions, task: LabelledTask, fingerprint: str, *, cache: Path, device: str
+) -> RawClassifier:
     """The classifier that is given, or the one that is trained from the model, found in the cache where it was trained
-    before."""
+    before; `fingerprint` is that of `edited_model`."""
+    address = edited_content(spec, fingerprint)
     if spec.classifier is None:
-        return train_classifier(spec.model, task, classifier_config(spec), cache=cache, device=device)
-    return RawClassifier(resolve(spec.classifier), cache=cache, device=device)
+        return train_classifier(address, task, classifier_config(spec), cache=cache, device=device)
+    return RawClassifier(resolve(address), cache=cache, device=device)
 
 
 def in_words(spec: ClassifierOptions) -> str:

@@ -97,7 +97,7 @@ def estimate_search(study: LRP2Study, trials: Sequence[Trial], threads: int) -> 
     languages = {str(trial.cell["language"]) for trial in trials} | {spec.pivot}
     vector_flops = sum(_vector_flops(study, language) for language in languages)
     device = "cuda" if spec.gpus_per_trial != 0 and torch.cuda.is_available() else "cpu"
-    backbone = load_backbone(spec.model, dtype=getattr(torch, spec.dtype), device=device)
+    backbone = load_backbone(study.address, dtype=getattr(torch, spec.dtype), device=device)
     walk = schedule(study.pairs, model.num_layers)
     in_a_loop = f"{len(study.pairs) * model.num_layers} in a loop over pairs"
     notes = [f"block evaluations per input: {in_a_loop}"]

@@ -7,7 +7,7 @@ Everything here is derived from the hits bitmaps; accuracies and transferability
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,13 +102,14 @@ class LanguageOutcome:
         facts: |D_l|, the facts probed.
         oracle: the best pair by the search's criterion on the very facts that are reported, as in the paper.
         honest: the score of pairs chosen on other facts.
-        grid: every pair, in any order.
+        grid: every pair, in any order; one that a race dropped with its scores on the facts it was evaluated on.
         english_acc: the pivot's accuracy on the same facts.
         ties: facts for which the gold candidate shares the first rank with others in the unmodified model.
         verdict: in a few words, whether the gain is real.
         nested: the score when criterion and use of LRP2 are chosen on other facts as well.
         evidence: what `verdict` rests on.
         relations: one score for each relation.
+        baselines: for each pair that a race dropped acc and trans of the unmodified model on that pair's facts.
     """
 
     language: str
@@ -124,6 +125,18 @@ class LanguageOutcome:
     nested: NestedScore | None = None
     evidence: Evidence | None = None
     relations: tuple[RelationScore, ...] = ()
+    baselines: Mapping[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+
+    def gain(self, score: PairScore) -> float:
+        """What a pair adds to the accuracy of the unmodified model on the same facts, in points."""
+        return score.acc - self._baseline(score)[0]
+
+    def trans_change(self, score: PairScore) -> float:
+        """What a pair adds to transferability on the same facts, in points."""
+        return score.trans - self._baseline(score)[1]
+
+    def _baseline(self, score: PairScore) -> tuple[float, float]:
+        return self.baselines.get((score.lirp, score.lsrp), (self.baseline_acc, self.baseline_trans))
 
 
 @dataclass(frozen=True)

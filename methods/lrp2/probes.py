@@ -2,7 +2,8 @@
 
 A masked probe (mBERT-like) puts m masks into the object slot for every candidate of m pieces and scores a
 candidate by the mean log-probability of its pieces, each at its own mask (Kassner et al. 2021; Xu et al. 2023,
-section 4.1). A causal probe (BLOOM-like) fills the template with each candidate and scores the sentence.
+section 4.1). The pieces are those that the candidate has in the template, where a space may stand before it. A causal
+probe (BLOOM-like) fills the template with each candidate and scores the sentence.
 
 Where the papers leave something open the choice is a field of `ProbeOptions`.
 """
@@ -46,6 +47,13 @@ class ProbeOptions:
     seed: int = 0
     score: Literal["mean", "sum", "object"] = "mean"
     bos: bool = True
+
+    def decisive(self) -> dict[str, Any]:
+        """The options that this probe reads: the others change no query."""
+        names = ["kind", "candidates"]
+        names += ["pool_size", "seed"] if self.candidates == "sampled" else []
+        names += ["score", "bos"] if self.kind == "causal" else []
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,10 @@ class QueryBuilder:
         self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], pools: Sequence[Mapping[str, str]], start: int
     ) -> list[Query]:
         mask = self.tokenizer.mask_token_id
-        self._tokenize_candidates({candidate for pool in pools for candidate in pool})
+        leads = [lead_of(text) for text in texts]
+        self._tokenize_candidates(
+            {lead + candidate for lead, pool in zip(leads, pools, strict=True) for candidate in pool}
+        )
         one, two = (
             self.tokenizer([text.replace("[Y]", " ".join([self.tokenizer.mask_token] * m)) for text in texts])[
                 "input_ids"
@@ -147,7 +158,7 @@ class QueryBuilder:
             for m in (1, 2)
         )
         queries = []
-        for offset, (row, pool) in enumerate(zip(rows, pools, strict=True)):
+        for offset, (row, pool, lead) in enumerate(zip(rows, pools, leads, strict=True)):
             slot = one[offset].index(mask)
             prefix, suffix = tuple(one[offset][:slot]), tuple(one[offset][slot + 1 :])
             if mask in suffix or tuple(two[offset]) != (*prefix, mask, mask, *suffix):
@@ -157,7 +168,7 @@ class QueryBuilder:
                     "special token"
                 )
             room = math.inf if self.max_length is None else self.max_length - len(prefix) - len(suffix)
-            pieces_of = {c: self._pieces[c] if len(self._pieces[c]) <= room else () for c in pool}
+            pieces_of = {c: pieces if len(pieces := self._pieces[lead + c]) <= room else () for c in pool}
             distinct, gold, twins = _distinct([pieces_of[c] for c in pool], pieces_of[row["object"]])
             names = _names(zip(pieces_of.values(), pool.values(), strict=True), distinct, gold, pool[row["object"]])
             counts = sorted({len(pieces) for pieces in distinct})
@@ -178,6 +189,7 @@ class QueryBuilder:
         return queries
 
     def _tokenize_candidates(self, candidates: Iterable[str]) -> None:
+        """Pieces of candidates with what leads up to them."""
         new = sorted(candidate for candidate in candidates if candidate not in self._pieces)
         if new:
             encoded = self.tokenizer(new, add_special_tokens=False)["input_ids"]
@@ -227,6 +239,15 @@ class QueryBuilder:
                 )
             )
         return queries
+
+
+def lead_of(text: str) -> str:
+    """What stands before ``[Y]`` in a text and belongs to the object's first token: a space, or nothing.
+
+    A byte-level tokenizer has one token for a word at the beginning of a text and another for the same word behind a
+    space. Its mask takes the space before it along, so what a model predicts there is the latter.
+    """
+    return " " if text[: text.index("[Y]")][-1:].isspace() else ""
 
 
 def _distinct(sequences: Sequence[tuple[int, ...]], gold: tuple[int, ...]) -> tuple[list[tuple[int, ...]], int, int]:

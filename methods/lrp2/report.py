@@ -171,7 +171,7 @@ def _maps(outcome: SearchOutcome) -> Section:
         picked = Counter(one.honest.pairs)
         cells = []
         for score in one.grid:
-            gain = score.acc - one.baseline_acc
+            gain = one.gain(score)
             hover = (
                 f"{_pair(score)}: {number_text(gain, signed=True)} points, acc {score.acc:.1f}, trans {score.trans:.1f}"
             )
@@ -262,7 +262,7 @@ def _others(outcome: SearchOutcome) -> list[LanguageOutcome]:
 
 
 def _oracle_gain(one: LanguageOutcome) -> float:
-    return one.oracle.acc - one.baseline_acc
+    return one.gain(one.oracle)
 
 
 def _pair(score: PairScore) -> str:

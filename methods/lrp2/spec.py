@@ -99,7 +99,10 @@ class LRP2Spec(SweepSpec):
         None, description="of the logits; default: float32, or float64 with --dtype float64"
     )
     precision_sample: int = Field(
-        64, ge=1, description="inexact dtypes: facts of a trial that are searched in float32 too, to count changed hits"
+        64,
+        ge=1,
+        description="inexact dtypes: facts of a trial that are searched in float32 too, to count changed hits; with "
+        "language vectors in float32 where the model fits a second time",
     )
     facts_per_trial: int = Field(
         5000, ge=100, description="a language with more facts is cut into several trials of about this size"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.backbone import Backbone, ModelDescription, check_model, describe_model, load_backbone, model_fingerprint
-from methods.backbone.addresses import NO_WEIGHTS, has_weights, resolve
+from methods.backbone.addresses import NO_WEIGHTS, has_weights, pinned, resolve
 from methods.backbone.loading import Placement
 from methods.backbone.projection import Pair, parse_pairs, shift_between
 from methods.backbone.vectors import cached_vectors, random_like
@@ -200,7 +200,7 @@ class LRP2Study(Study[LRP2Spec]):
             "study": [self.name, self.result_version],
             "model": self.model_hash,
             "dtype": [spec.dtype, spec.head_dtype],
-            "probe": vars(self.probe),
+            "probe": self.probe.decisive(),
             "last_layer": spec.last_layer,
             "search": spec.search,
             "keep": KEPT[spec.keep],
@@ -223,7 +223,8 @@ class LRP2Study(Study[LRP2Spec]):
         cell = {"language": language} if parts == 1 else {"language": language, "part": part + 1, "of": parts}
         return Trial(cell, json.loads(json.dumps(depends_on)), cost)
 
-    def _vector_key(self, language: str) -> str:
+    def _vector_key(self, language: str, dtype: str | None = None) -> str:
+        """What a language's vectors follow from; `dtype` is the trials' unless another is said."""
         spec = self.spec
         parts = (
             self.model_hash,
@@ -231,7 +232,7 @@ class LRP2Study(Study[LRP2Spec]):
             str(spec.max_sentences),
             spec.specials,
             spec.last_layer,
-            spec.dtype,
+            dtype or spec.dtype,
         )
         return "-".join(parts)
 
@@ -263,9 +264,14 @@ class LRP2Study(Study[LRP2Spec]):
         return needs_of(self)
 
     @property
+    def address(self) -> str:
+        """Of the model that the trials' keys stand for, wherever the hub's repository has moved since."""
+        return pinned(self.spec.model, self.model_hash)
+
+    @property
     def tokenizer(self) -> Any:
         """The model's tokenizer, read without the model."""
-        return read_tokenizer(resolve(self.spec.model, weights=False))
+        return read_tokenizer(resolve(self.address, weights=False))
 
     def estimate(self, trials: Sequence[Trial], threads: int) -> Estimate:
         return estimate_search(self, trials, threads)
@@ -277,6 +283,8 @@ class LRP2Study(Study[LRP2Spec]):
 
     def load(self, context: TrialContext) -> Loaded:
         spec = self.spec
+        if spec.search == "naive" and context.placement != "single":
+            raise UserError(NAIVE_IN_ONE_PIECE.format(context.placement))
         backbone = self._load(getattr(torch, spec.dtype), context)
         width = backbone.final(torch.zeros(1, backbone.hidden_size, dtype=backbone.dtype, device=backbone.device))
         if width.shape[-1] != backbone.hidden_size:
@@ -284,24 +292,19 @@ class LRP2Study(Study[LRP2Spec]):
                 f"{spec.model} narrows its states from {backbone.hidden_size} to {width.shape[-1]} numbers after its "
                 "last block, so the vectors of its last layer would not fit its states: choose another model."
             )
-        head_dtype = getattr(torch, spec.head_dtype) if spec.head_dtype else None
-        return Loaded(backbone, self._search(backbone, head_dtype, context))
-
-    def _load(self, dtype: torch.dtype, context: TrialContext) -> Backbone:
-        if self.spec.search == "naive" and context.placement != "single":
-            raise UserError(NAIVE_IN_ONE_PIECE.format(context.placement))
-        placement = cast(Placement, context.placement)  # the planner chooses among `placements`
-        return load_backbone(self.spec.model, dtype=dtype, device=context.device, placement=placement)
-
-    def _search(self, backbone: Backbone, head_dtype: torch.dtype | None, context: TrialContext) -> LayerSearch:
-        return LayerSearch(
+        search = LayerSearch(
             backbone,
-            keep=self.spec.keep,
-            method="naive" if self.spec.search == "naive" else "lattice",
-            last_layer=self.spec.last_layer,
-            head_dtype=head_dtype,
+            keep=spec.keep,
+            method="naive" if spec.search == "naive" else "lattice",
+            last_layer=spec.last_layer,
+            head_dtype=getattr(torch, spec.head_dtype) if spec.head_dtype else None,
             memory_bytes=context.memory_bytes,
         )
+        return Loaded(backbone, search)
+
+    def _load(self, dtype: torch.dtype, context: TrialContext) -> Backbone:
+        placement = cast(Placement, context.placement)  # the planner chooses among `placements`
+        return load_backbone(self.address, dtype=dtype, device=context.device, placement=placement)
 
     def run(self, trial: Trial, loaded: Loaded, context: TrialContext) -> pa.Table:
         language = str(trial.cell["language"])
@@ -355,16 +358,21 @@ class LRP2Study(Study[LRP2Spec]):
     ) -> tuple[int, int]:
         """How many hits of a sample differ from those in float32, and how many were compared.
 
-        The model in float32 is streamed where it does not fit beside the one that is loaded.
+        The model in float32 is streamed where it does not fit beside the one that is loaded. It has language vectors
+        of its own where it fits, unless these only serve to draw random ones, which may then be others; streamed it
+        takes the trial's, since thousands of sentences would each have to pass all its layers.
         """
         room = context.memory_bytes - loaded.backbone.mapped_bytes
         beside = context.placement == "single" and fits_beside(self.description, room, context.device)
         context = replace(context, memory_bytes=room, placement="single" if beside else "stream")
         exact = self._load(torch.float32, context)
+        if pairs and beside and self.spec.control != "random":
+            shift = self.shift(exact, language, context, "float32")
+        search = LayerSearch(exact, last_layer=self.spec.last_layer, memory_bytes=room)
         sample = facts.slice(0, min(len(parts[0].hits), self.spec.precision_sample)) if parts else facts.slice(0, 0)
         changed = compared = 0
         for start, queries in self.queries(exact, language, sample):
-            hits = self._search(exact, None, context).run(queries, shift, pairs).hits
+            hits = search.run(queries, shift, pairs).hits
             changed += int((hits != parts[0].hits[start : start + len(hits)]).sum())
             compared += hits.size
         return changed, compared
@@ -391,13 +399,16 @@ class LRP2Study(Study[LRP2Spec]):
         for start in range(0, len(facts), at_once):
             yield start, builder.build(facts.slice(start, at_once), start)
 
-    def shift(self, backbone: Backbone, language: str, context: TrialContext) -> Tensor:
-        """``v_pivot - v_language``, [L + 1, D], from cached language vectors, or what a control has in its place."""
+    def shift(self, backbone: Backbone, language: str, context: TrialContext, dtype: str | None = None) -> Tensor:
+        """``v_pivot - v_language``, [L + 1, D], from cached language vectors, or what a control has in its place.
+
+        `dtype` is the backbone's, unless it is that of the trials.
+        """
         tables = [
             cached_vectors(
                 backbone,
                 self.sentences.sentences(name),
-                path=context.cache / "vectors" / f"{self._vector_key(name)}.safetensors",
+                path=context.cache / "vectors" / f"{self._vector_key(name, dtype)}.safetensors",
                 specials=self.spec.specials,
                 last_layer=self.spec.last_layer,
                 streamed_bytes=context.memory_bytes // 8,

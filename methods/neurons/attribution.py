@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,6 @@ from methods.neurons.feed_forward import changed_neurons, read_neurons
 from methods.neurons.prompts import Prompt
 
 Rule = Literal["midpoint", "left", "right", "inclusive"]
-RULES: tuple[Rule, ...] = get_args(Rule)
 # Logits that are in memory at a time.
 LOGITS_AT_ONCE = 2**25
 

@@ -42,7 +42,7 @@ def estimate_neurons(study: NeuronStudy, trials: Sequence[Trial], threads: int) 
     spec = study.spec
     torch.set_num_threads(threads)
     device = "cuda" if spec.gpus_per_trial != 0 and torch.cuda.is_available() else "cpu"
-    backbone = load_backbone(spec.model, dtype=getattr(torch, spec.dtype), device=device)
+    backbone = load_backbone(study.address, dtype=getattr(torch, spec.dtype), device=device)
     flops, sample = 0.0, []
     for trial in trials:
         language = str(trial.cell["language"])

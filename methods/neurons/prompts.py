@@ -71,11 +71,14 @@ def _obstacle(prompt: Prompt, longest: int | None, objects: str) -> str | None:
 
 
 def _masked(tokenizer: Any, rows: Sequence[Mapping[str, str]]) -> list[Prompt | str]:
-    objects = tokenizer([row["object"] for row in rows], add_special_tokens=False)["input_ids"] if rows else []
+    """The object's tokens are those it has in its template: behind a space, a byte-level tokenizer has others."""
+    clozes = [row["template"].replace("[X]", row["subject"]) for row in rows]
+    behind = [cloze[: cloze.index("[Y]")][-1:].isspace() for cloze in clozes]
+    placed = [" " * space + row["object"] if row["object"] else "" for space, row in zip(behind, rows, strict=True)]
+    objects = tokenizer(placed, add_special_tokens=False)["input_ids"] if rows else []
     mask = tokenizer.mask_token
     texts = [
-        row["template"].replace("[X]", row["subject"]).replace("[Y]", " ".join([mask] * max(1, len(ids))))
-        for row, ids in zip(rows, objects, strict=True)
+        cloze.replace("[Y]", " ".join([mask] * max(1, len(ids)))) for cloze, ids in zip(clozes, objects, strict=True)
     ]
     encoded = tokenizer(texts)["input_ids"] if rows else []
     prompts: list[Prompt | str] = []

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from methods.backbone import Backbone, ModelDescription, check_model, describe_model, load_backbone, model_fingerprint
+from methods.backbone.addresses import pinned
 from methods.backbone.projection import Pair, shift_between
 from methods.backbone.vectors import cached_vectors, random_like
 from methods.neurons.answer import summarize_neurons
@@ -170,8 +171,13 @@ class NeuronStudy(Study[NeuronSpec]):
     def estimate(self, trials: Sequence[Trial], threads: int) -> Estimate:
         return estimate_neurons(self, trials, threads)
 
+    @property
+    def address(self) -> str:
+        """Of the model that the trials' keys stand for, wherever the hub's repository has moved since."""
+        return pinned(self.spec.model, self.model_hash)
+
     def load(self, context: TrialContext) -> Loaded:
-        backbone = load_backbone(self.spec.model, dtype=getattr(torch, self.spec.dtype), device=context.device)
+        backbone = load_backbone(self.address, dtype=getattr(torch, self.spec.dtype), device=context.device)
         return Loaded(backbone, Runner(backbone, neuron_sites(backbone), context.memory_bytes))
 
     def run(self, trial: Trial, loaded: Loaded, context: TrialContext) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from methods.backbone import Backbone, view_model
 from methods.backbone.projection import projected
 from methods.neurons.attribution import (
-    RULES,
     Attributions,
     Projection,
+    Rule,
     attribute,
     integration_points,
     pack_prompts,
@@ -108,7 +108,7 @@ class TestReference:
 
 class TestIntegral:
     def test_the_rules_have_these_points(self) -> None:
-        points = {rule: integration_points(rule, 4).tolist() for rule in RULES}
+        points = {rule: integration_points(rule, 4).tolist() for rule in get_args(Rule)}
         assert points["left"] == [0, 0.25, 0.5, 0.75]
         assert points["right"] == [0.25, 0.5, 0.75, 1]
         assert points["midpoint"] == [0.125, 0.375, 0.625, 0.875]

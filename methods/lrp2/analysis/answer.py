@@ -16,7 +16,7 @@ from methods.lrp2.analysis.paper import reference_for
 from methods.lrp2.analysis.rank_consistency import rank_consistency
 from methods.lrp2.analysis.record import SearchRecord, decisions, selection_options
 from methods.lrp2.analysis.statistics import CORRECTIONS, judged
-from methods.lrp2.outcome import Consistency, LanguageOutcome, SearchOutcome
+from methods.lrp2.outcome import Consistency, LanguageOutcome, PairScore, SearchOutcome
 from methods.lrp2.report import headline, report_sections
 from methods.lrp2.results import language_hits, trial_record
 from methods.lrp2.selection import SelectionOptions, credit
@@ -153,9 +153,10 @@ def _precision_notes(record: SearchRecord, results: Sequence[TrialResult]) -> li
         for part, dtype in (("states", record.spec.dtype), ("logits", record.spec.head_dtype))
         if dtype == "bfloat16"
     )
+    alike = "; where the model in float32 was streamed, and in a random control, both sides have the same vectors"
     return [
         f"The arithmetic is inexact ({inexact}): of {compared} hits that were also computed in float32, {changed} "
-        f"({100 * changed / max(1, compared):.2f}%) differ"
+        f"({100 * changed / max(1, compared):.2f}%) differ" + (alike if record.spec.dtype == "bfloat16" else "")
     ]
 
 
@@ -235,12 +236,9 @@ def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
 def _pair_table(outcome: SearchOutcome) -> pa.Table:
     """One row per language and layer pair; the unmodified model is pair (0, 0)."""
     rows = [
-        {"language": one.language, "lirp": i, "lsrp": j, "acc": a, "trans": t, "gain": a - one.baseline_acc}
+        {"language": one.language, **vars(pair), "gain": one.gain(pair)}
         for one in outcome.languages
-        for i, j, a, t in [
-            (0, 0, one.baseline_acc, one.baseline_trans),
-            *((pair.lirp, pair.lsrp, pair.acc, pair.trans) for pair in one.grid),
-        ]
+        for pair in (PairScore(0, 0, one.baseline_acc, one.baseline_trans), *one.grid)
     ]
     fields = [("language", pa.string()), ("lirp", pa.int16()), ("lsrp", pa.int16())]
     fields += [(name, pa.float64()) for name in ("acc", "trans", "gain")]

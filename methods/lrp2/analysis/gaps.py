@@ -24,5 +24,5 @@ def mean_change(languages: Sequence[LanguageOutcome]) -> Mapping[int, float]:
     changes: dict[int, list[float]] = {}
     for one in languages:
         for gap, score in gap_curve(one).items():
-            changes.setdefault(gap, []).append(score.trans - one.baseline_trans)
+            changes.setdefault(gap, []).append(one.trans_change(score))
     return {gap: sum(values) / len(values) for gap, values in sorted(changes.items())}

@@ -141,6 +141,7 @@ def evaluate_language(
         verdict=verdict(honest.gain, found, 1 - options.confidence),
         nested=_nested_score(answers, choices, options),
         evidence=found,
+        baselines=_baselines(language, ready, options),
         relations=relation_scores(
             language.relations, ready.value, ready.hits, ready.pivot, ready.pairs, ready.folds, options
         ),
@@ -164,11 +165,26 @@ def _grid(language: LanguageHits, ready: Prepared, options: SelectionOptions) ->
         if pair in known:
             cells.append(PairScore(*pair, *known[pair]))
             continue
-        facts = slice(0, int(language.evaluated[column]))
-        value = credit(language.hits[facts, column], language.ties[facts, column], options.ties)
-        score = trans(language.hits[facts, column], ready.pivot[facts], ready.elsewhere)
-        cells.append(PairScore(*pair, float(acc(value)), float(score)))
+        cells.append(PairScore(*pair, *_early(language, column, int(language.evaluated[column]), ready, options)))
     return tuple(cells)
+
+
+def _baselines(
+    language: LanguageHits, ready: Prepared, options: SelectionOptions
+) -> dict[tuple[int, int], tuple[float, float]]:
+    """The unmodified model beside each pair that a race dropped, on the facts which that pair was evaluated on."""
+    evaluated = zip(language.pairs, language.evaluated[1:].tolist(), strict=True)
+    return {
+        pair: _early(language, 0, facts, ready, options) for pair, facts in evaluated if facts < len(language.uuids)
+    }
+
+
+def _early(
+    language: LanguageHits, column: int, facts: int, ready: Prepared, options: SelectionOptions
+) -> tuple[float, float]:
+    """Accuracy and transferability of a column on the first facts."""
+    hits, ties = language.hits[:facts, column], language.ties[:facts, column]
+    return float(acc(credit(hits, ties, options.ties))), float(trans(hits, ready.pivot[:facts], ready.elsewhere))
 
 
 def _honest_columns(ready: Prepared, options: SelectionOptions) -> tuple[NDArray[np.intp], tuple[Pair, ...]]:

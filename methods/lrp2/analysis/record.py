@@ -155,6 +155,8 @@ def decisions(record: SearchRecord) -> dict[str, str]:
     }
     if spec.split:
         chosen["facts"] = f"those {spec.split} in the language when the built-in model was trained"
+    if probe["kind"] == "masked":
+        chosen["pieces of an object"] = "those it has in its template, behind a space where one stands there"
     if probe["kind"] == "causal":
         chosen["causal score"] = {
             "mean": "mean log-probability of all tokens",
