@@ -6,9 +6,9 @@
 #   JOB=jobs/editor_sweep.py sbatch --nodes 4 cluster/slurm.sh --config jobs/presets/editors_atlas.yaml \
 #       --output /scratch/$USER/babelsweep
 #
-# JOB is the job that runs, by default jobs/lrp2_sweep.py; everything after this script's name goes to it. Trials share the
-# cores and the memory of the allocation. Cancelled or out of time, it is submitted again unchanged and goes on where it
-# was.
+# JOB is the job that runs, by default jobs/lrp2_sweep.py; everything after this script's name goes to it. The trials
+# share the cores and the memory of the allocation. Cancelled or out of time, it is submitted again unchanged and goes on
+# where it was.
 #SBATCH --job-name=babelsweep
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=16

@@ -110,6 +110,7 @@ def _start(
     trials = list(study.trials())
     with ray_session.reachable_nodes(spec) as nodes:
         plan = make_plan(spec, nodes, study.needs(), [trial.cost for trial in trials], study.placements)
+        study.check_placement(plan.placement)
         if request.dry_run:
             show_plan(study, trials, workspace, plan, nodes, console)
             return 0

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import pyarrow as pa
 
 from orchestrator.needs import ModelNeeds
+from orchestrator.placement import Placement
 from orchestrator.report.blocks import Section
 from orchestrator.spec import SweepSpec
 
@@ -203,7 +204,7 @@ class Study(ABC, Generic[SpecT]):
     2. ``prepare()`` on the driver reads and checks data and model; it raises UserError with every mistake found
        and must be quick when its results are cached.
     3. ``trials()`` lists the grid, ``needs()`` says what one trial asks of a machine, ``describe()`` what the sweep is
-       of; ``estimate()`` says, for ``--dry-run``, what it will cost.
+       of; ``check_placement()`` hears where trials will lie; ``estimate()`` says, for ``--dry-run``, what it will cost.
     4. The study itself is sent to the workers (it is pickled: keep it small, no models, no tables).
        ``load(context)`` runs once per worker process; ``run(trial, loaded, context)`` once per trial. The table
        that ``run`` returns is written by the engine as ``trials/<key>.parquet``.
@@ -263,6 +264,13 @@ class Study(ABC, Generic[SpecT]):
         Called before every run, after `trials`: must be quick.
         """
         return ModelNeeds(weights=self.memory_bytes())
+
+    def check_placement(self, placement: Placement) -> None:
+        """Raises UserError where what was asked for cannot run as trials were placed; by default all can.
+
+        Args:
+            placement: what the planner took; called before anything starts.
+        """
 
     @abstractmethod
     def estimate(self, trials: Sequence[Trial], threads: int) -> Estimate:

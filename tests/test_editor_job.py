@@ -72,6 +72,10 @@ class TestCommand(JobContract):
         "empty range": (["--lr", "1e-3..1e-6"], ("--lr", "empty")),
         "no number": (["--mask-penalty", "some"], ("--mask-penalty", "'some'")),
         "an option of another editor": (["--editors", "mend", "--optimizer", "adam"], ("--optimizer", "leave it out")),
+        "a preset's option that is left without use": (
+            ["--config", "jobs/presets/editors_atlas.yaml", "--masks", "none"],
+            ('write --mask-lr ""',),
+        ),
         "a classifier for facts": (["--classifier", "atlas-bert"], ("--classifier", "no use")),
         "no such model": (["--model", "atlas-bart"], ("atlas-bart",)),
         "unknown option": (["--edit-language", "en"], ("--edit-languages",)),

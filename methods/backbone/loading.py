@@ -243,6 +243,21 @@ def _language_model(names: Sequence[str], model_type: str, address: str) -> str:
     return known.get(model_type, "a classifier without a language model")
 
 
+def check_offsets(tokenizer: Any, kind: str | None, address: str) -> None:
+    """Checks that a tokenizer can do what causal models are asked with: tell where in a text its tokens stand.
+
+    Raises:
+        UserError: it is one of transformers' slow tokenizers, and the model is causal.
+    """
+    if kind == "causal" and not tokenizer.is_fast:
+        raise UserError(
+            f"Model {address!r}: its {type(tokenizer).__name__} is a slow tokenizer, which does not tell where in a "
+            "text its tokens stand, so an object could not be found in its sentence. Save its fast version, a "
+            "tokenizer.json, into the model's folder (transformers.convert_slow_tokenizer makes one of most), or "
+            "choose a model that has it."
+        )
+
+
 def _check_tokenizer(tokenizer: Any, model: Any, address: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
@@ -251,13 +266,7 @@ def _check_tokenizer(tokenizer: Any, model: Any, address: str) -> None:
             "so they do not belong together. Save the tokenizer the model was trained with into the same folder."
         )
     kind = kind_of(type(model).__name__)
-    if kind == "causal" and not tokenizer.is_fast:
-        raise UserError(
-            f"Model {address!r}: {type(tokenizer).__name__} is a slow tokenizer, which does not tell where in a text "
-            "its tokens stand, so an object's tokens could not be found in a sentence. Convert it once with "
-            "transformers, AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder), which writes "
-            "tokenizer.json."
-        )
+    check_offsets(tokenizer, kind, address)
     if kind == "masked" and tokenizer.mask_token_id is None:
         raise UserError(
             f"Model {address!r} is a masked model, but its tokenizer names no mask token, so there is nothing to "

@@ -10,6 +10,7 @@ from methods.editing.outcome import EDITOR_NAMES
 from methods.editing.raw import in_words
 from methods.editing.space import OF_TRAINING, PARAMETERS, own_texts
 from methods.editing.spec import EditorSpec, cells, written
+from methods.editing.training import TrainingSettings
 
 if TYPE_CHECKING:
     from methods.editing.study import EditorStudy
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 def decisions(study: EditorStudy) -> Mapping[str, str]:
     """Decision and value, for the report and summary.json."""
     spec = study.spec
+    retains = TrainingSettings(()).validation_retains
     chosen = {
         "training": f"at most {spec.steps} steps of {spec.edits_per_step} edits, gradients: {spec.accumulation}; "
         f"{spec.retains_per_edit} unrelated {_texts(spec.retains_per_edit)} for each edit",
         "stopping": f"validation every {spec.validate_every} steps on {spec.validation_edits} "
-        f"{'misread texts' if study.kind == 'classifier' else 'edits'} per edit language; "
+        f"{'misread texts' if study.kind == 'classifier' else 'edits'} per edit language, "
+        f"{retains} unrelated {_texts(retains)} for each (as released: 4); "
         f"the best editor is kept, training ends {spec.patience} steps after it",
         "validation score": {
             "averaged": "succ of the averages",

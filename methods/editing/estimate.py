@@ -12,6 +12,7 @@ import torch
 
 from methods.backbone.footprint import Footprint
 from methods.editing.footprint import TrialCost, training_needs, trial_cost
+from methods.editing.raw import edited_model
 from methods.editing.spec import cells
 from orchestrator.needs import ModelNeeds
 from orchestrator.study import Estimate, Study, Trial, TrialContext
@@ -49,10 +50,12 @@ def cost_of(study: EditorStudy, cell: Cell | None) -> TrialCost:
 
 def needs_of(study: EditorStudy) -> ModelNeeds:
     """What a trial asks of a machine."""
-    footprint = Footprint.of(study.spec.model, getattr(torch, study.spec.dtype))
+    spec = study.spec
+    dtype, trained = getattr(torch, spec.dtype), spec.classifier is not None
+    footprint = Footprint.of(edited_model(spec), dtype, classifier=trained)
     grid = [cell for _, cell in study.planned()]
     costs = [cost_of(study, cell) for cell in grid]
-    return training_needs(footprint, study.kind, study.spec, [cell for cell in grid if cell is not None], costs)
+    return training_needs(footprint, study.kind, spec, [cell for cell in grid if cell is not None], costs)
 
 
 def least_memory(study: EditorStudy) -> int:

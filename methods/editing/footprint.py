@@ -28,6 +28,7 @@ from methods.editing.editors import (
 from methods.editing.evaluation import EDITS_AT_ONCE, MEMORY_BYTES
 from methods.editing.examples import Kind
 from methods.editing.outcome import ALL
+from methods.editing.raw import edited_model
 from methods.editing.running import editor_config
 from methods.editing.spec import Cell, EditorSpec
 from orchestrator.needs import ModelNeeds
@@ -235,7 +236,7 @@ def training_needs(
         repeated=sum(cost.judging for cost in costs) / flops,
         passes=sum(cost.passes for cost in costs),
         gpu_rate=GPU_RATE[dtype],
-        model=f"{spec.model} in {spec.dtype}",
+        model=f"{edited_model(spec)} in {spec.dtype}",
     )
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -86,8 +86,13 @@ class KnownTexts:
             for file, part in files.items():
                 if not file.exists():
                     _complete(file, part, model, all_positions, timeout)
-        for file in files:
-            for label, column in _read(file).items():
+        for file, part in files.items():
+            columns = _read(file)
+            if columns is None:
+                log.warning("%s was damaged or has gone and is computed anew.", file)
+                _complete(file, part, model, all_positions, -1)
+                columns = _read(file) or {}
+            for label, column in columns.items():
                 (frozen if label == "frozen" else raw).add(column)
         return frozen, raw
 
@@ -206,7 +211,7 @@ def _complete(file: Path, part: Sequence[_Text], model: EditableModel, all_posit
     """Writes a file, unless another process is at it and does not finish within `timeout` seconds (-1: ever)."""
     try:
         with FileLock(file.with_suffix(".lock"), timeout=timeout):
-            if not file.exists():
+            if _read(file) is None:
                 content = save(_computed(part, model, all_positions))
                 write_atomically(file, lambda opened: opened.write(content))
     except Timeout:
@@ -239,8 +244,15 @@ def _packed(column: str, entries: Mapping[bytes, tuple[Tensor, ...]]) -> dict[st
     return content
 
 
-def _read(file: Path) -> dict[str, _Column]:
-    """The columns of a file, whose values stay on the disk until they are used."""
+def _read(file: Path) -> dict[str, _Column] | None:
+    """The columns of a file, whose values stay on the disk until they are used; None where there is no whole file."""
+    try:
+        return _columns(file)
+    except (OSError, SafetensorError):
+        return None
+
+
+def _columns(file: Path) -> dict[str, _Column]:
     columns: dict[str, _Column] = {}
     with safe_open(file, framework="pt") as opened:
         for name in sorted(opened.keys()):

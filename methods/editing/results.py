@@ -29,6 +29,7 @@ from methods.editing.outcome import (
     over_seeds,
     score,
 )
+from methods.editing.raw import edited_model
 from methods.editing.report import cross_gain, headline, report_sections, single_languages
 from orchestrator.study import Summary, TrackedRun, TrialResult
 
@@ -156,7 +157,7 @@ def outcome_of(study: EditorStudy, results: Sequence[TrialResult]) -> EditorOutc
         notes.append(f"{len(stopped)} trials lagged behind and were stopped early; they have no test scores.")
     return EditorOutcome(
         task=study.spec.task,
-        model=study.spec.model,
+        model=edited_model(study.spec),
         languages=tuple(study.languages),
         reading=study.spec.consistency,
         paper_task=study.paper_task,
@@ -295,7 +296,7 @@ def _tracked(study: EditorStudy, outcome: EditorOutcome, cell: Cell, result: Tri
         name=result.trial.label,
         params={
             "study": study.name,
-            "model": study.spec.model,
+            "model": edited_model(study.spec),
             "data": study.spec.task,
             "editor": cell.method.editor,
             "training": cell.method.training,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
-from methods.backbone import model_fingerprint
 from methods.editing.classifier import RawClassifier
 from methods.editing.editors import EDITORS, Editor, EditorConfig, build_editor
 from methods.editing.editors.learned import LearnedEditor
@@ -94,6 +93,7 @@ def run_cell(
     model: EditableModel,
     task: EditTask,
     classifier: RawClassifier | None,
+    known: KnownTexts,
     context: TrialContext,
 ) -> pa.Table:
     """Trains and tests a cell's editor.
@@ -104,14 +104,13 @@ def run_cell(
         model: the raw model, which is left as it is.
         task: where requests come from.
         classifier: whose mistakes the test edits; None for language models.
+        known: what the raw model makes of texts.
         context: of the trial; checkpoints of the training lie in its scratch folder.
 
     Returns:
         `methods.editing.evaluation.SCHEMA`, one row for each edit and update language, with a `Record` in the metadata.
     """
     editor = build_editor(editor_config(spec, cell), model, edit_languages(cell, task.languages))
-    raw = model_fingerprint(spec.model, context.cache) if classifier is None else classifier.fingerprint
-    known = KnownTexts(context.cache / "known-texts", raw)
     if editor.trainable:
         record = _train(spec, cell, editor, task, classifier, known, context)
     else:

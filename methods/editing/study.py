@@ -14,19 +14,29 @@ import torch
 
 from methods.backbone import ModelDescription, check_model, describe_model, model_fingerprint
 from methods.backbone.addresses import NO_WEIGHTS, has_weights
-from methods.editing import EditableModel, load_editable
 from methods.editing.classifier import RawClassifier
 from methods.editing.estimate import cost_of, estimate_sweep, least_memory, needs_of
 from methods.editing.examples import Kind
+from methods.editing.known import KnownTexts
+from methods.editing.model import EditableModel, load_editable
 from methods.editing.outcome import ALL
-from methods.editing.raw import CLASSIFIER, check_classifier, classifier_hash, raw_classifier, tokenizer_of
+from methods.editing.raw import (
+    CLASSIFIER,
+    check_classifier,
+    classifier_hash,
+    edited_content,
+    edited_model,
+    raw_classifier,
+    tokenizer_of,
+)
 from methods.editing.results import classifier_table, summarize_editors
 from methods.editing.running import editor_config, key_of, run_cell, training_settings
-from methods.editing.sharded import ways_to_train
+from methods.editing.sharded import check_shares, complete, ways_to_train
 from methods.editing.spec import Cell, EditorSpec, cells, unused
 from methods.editing.tasks import EditTask, LabelledTask, TaskData, build_task, prepare_task, task_is_labelled
 from orchestrator.errors import Problems, did_you_mean
 from orchestrator.needs import ModelNeeds
+from orchestrator.placement import Placement
 from orchestrator.study import EarlyStopping, Estimate, Study, Summary, Trial, TrialContext, TrialResult
 
 MBERT = (12, 768, 119_547)
@@ -51,10 +61,15 @@ class Loaded:
 
     @cached_property
     def model(self) -> EditableModel:
-        spec = self.study.spec
-        address = str(self.classifier.folder) if self.classifier else spec.model
-        dtype = getattr(torch, spec.dtype)
-        return load_editable(address, self.study.kind, dtype=dtype, device=self.context.device)
+        study = self.study
+        address = str(self.classifier.folder) if self.classifier else study.address
+        dtype = getattr(torch, study.spec.dtype)
+        return load_editable(address, study.kind, dtype=dtype, device=self.context.device)
+
+    @cached_property
+    def known(self) -> KnownTexts:
+        raw = self.classifier.fingerprint if self.classifier else self.study.model_hash
+        return KnownTexts(self.context.cache / "known-texts", raw)
 
 
 class EditorStudy(Study[EditorSpec]):
@@ -99,27 +114,34 @@ class EditorStudy(Study[EditorSpec]):
         grid = problems.collect(lambda: cells(spec))
         if grid is not None:
             self.notes = grid[1]
-            for name in unused(spec):
+            for option in ("--" + name.replace("_", "-") for name in unused(spec)):
                 problems.add(
-                    f"--{name.replace('_', '-')} means nothing to any method of this grid, so it would change nothing: "
-                    "leave it out, or add an editor or masks that take it."
+                    f"{option} means nothing to any method of this grid, so it would change nothing: leave it out "
+                    f'(where a preset has it, write {option} ""), or add an editor or masks that take it.'
                 )
         problems.raise_if_any()
         assert data is not None
         self.data = data
-        self.model_hash = model_fingerprint(spec.model, self.cache, weights=not self.only_plan)
-        self.can_measure = not self.only_plan or has_weights(spec.model)
+        model = edited_model(spec)
+        self.model_hash = model_fingerprint(model, self.cache, weights=not self.only_plan)
+        self.can_measure = not self.only_plan or has_weights(model)
         if not self.can_measure:
-            self.warnings.append(NO_WEIGHTS.format(spec.model))
-        task = self.build_task(tokenizer_of(spec.model))
+            self.warnings.append(NO_WEIGHTS.format(model))
+        task = self.build_task(tokenizer_of(self.address))
         self.languages, self.task_hash = task.languages, task.fingerprint
         self.warnings += task.warnings
         self.classifier_hash = self._classifier_hash(task)
         self._check_task(task)
 
+    @property
+    def address(self) -> str:
+        """What is edited, or what the classifier to edit is trained from, as it was when it was prepared."""
+        return edited_content(self.spec, self.model_hash)
+
     def _describe_model(self) -> ModelDescription:
-        check_model(self.spec.model, weights=not self.only_plan)
-        return describe_model(self.spec.model)
+        model = edited_model(self.spec)
+        check_model(model, weights=not self.only_plan)
+        return describe_model(model, classifier=self.spec.classifier is not None)
 
     def _check_task(self, task: EditTask) -> None:
         """The edit languages must be there, and every split needs something to edit."""
@@ -153,15 +175,15 @@ class EditorStudy(Study[EditorSpec]):
         if self.kind != "classifier":
             return None
         assert isinstance(task, LabelledTask)
-        return classifier_hash(self.spec, task, self.cache)
+        return classifier_hash(self.spec, task, self.model_hash)
 
     def raw_classifier(self, context: TrialContext) -> RawClassifier | None:
         """The classifier whose mistakes are edited; None for language models."""
         if self.kind != "classifier":
             return None
-        task = self.build_task(tokenizer_of(self.spec.model))
+        task = self.build_task(tokenizer_of(self.address))
         assert isinstance(task, LabelledTask)
-        return raw_classifier(self.spec, task, cache=context.cache, device=context.device)
+        return raw_classifier(self.spec, task, self.model_hash, cache=context.cache, device=context.device)
 
     @property
     def paper_task(self) -> str | None:
@@ -173,7 +195,7 @@ class EditorStudy(Study[EditorSpec]):
 
     def describe(self) -> Mapping[str, str]:
         return {
-            "model": self.spec.model,
+            "model": edited_model(self.spec),
             "data": self.spec.task,
             "editors": ", ".join(dict.fromkeys(self.spec.editors)),
             "languages": str(len(self.languages)),
@@ -231,6 +253,11 @@ class EditorStudy(Study[EditorSpec]):
     def needs(self) -> ModelNeeds:
         return needs_of(self)
 
+    def check_placement(self, placement: Placement) -> None:
+        if placement.kind == "zero3":
+            check_shares(self.spec.edits_per_step, placement.workers)
+            complete(self.deepspeed, dtype=self.spec.dtype, on_gpu=placement.gpus > 0)
+
     def estimate(self, trials: Sequence[Trial], threads: int) -> Estimate:
         return estimate_sweep(self, trials, threads)
 
@@ -247,9 +274,9 @@ class EditorStudy(Study[EditorSpec]):
         if context.placement == "zero3":
             from methods.editing.sharded.running import open_sharded, run_sharded_cell
 
-            accelerator, model = open_sharded(self.spec, self.deepspeed, context)
+            accelerator, model = open_sharded(self.spec, self.address, self.deepspeed, context)
             return run_sharded_cell(self.spec, cell, model, self.build_task(model.tokenizer), accelerator, context)
-        return run_cell(self.spec, cell, loaded.model, loaded.task, loaded.classifier, context)
+        return run_cell(self.spec, cell, loaded.model, loaded.task, loaded.classifier, loaded.known, context)
 
     def summarize(self, results: Sequence[TrialResult]) -> Summary:
         return summarize_editors(self, results)

@@ -38,8 +38,8 @@ HEAD_SHARE = 1 / 16
 TILE_SHARE = 0.85
 # Facts whose token ids are in memory at a time: a worker streams a language, it never holds it whole.
 FACTS_AT_ONCE = 2048
-# A worker process with its libraries, before it has read a weight.
-PROCESS_BYTES = 450 * 2**20
+# A worker process with its libraries and a tokenizer, before it has read a weight: 610 to 660 MB measured.
+PROCESS_BYTES = 650 * 2**20
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,17 @@ def rows_at_once(hidden_size: int, device: str) -> int:
 def bytes_per_row(model: ModelDescription, dtype: torch.dtype, walk: Schedule) -> int:
     """States of all branches of a packed row."""
     return model.hidden_size * dtype.itemsize * walk.most_branches
+
+
+def fitting_rows(model: ModelDescription, dtype: torch.dtype, walk: Schedule, device: str, free: int) -> int:
+    """Packed rows of a tile that fit into `free` bytes, from which `working_bytes` have been taken off.
+
+    A branch goes through a block whole, so rows beyond `rows_at_once` need working space of their own.
+    """
+    row, wide = bytes_per_row(model, dtype, walk), rows_at_once(model.hidden_size, device)
+    working = model.block_weights // model.hidden_size * dtype.itemsize
+    fit = free // row
+    return fit if fit <= wide else (free + wide * working) // (row + working)
 
 
 def working_bytes(model: ModelDescription, dtype: torch.dtype, device: str) -> int:

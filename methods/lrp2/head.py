@@ -38,7 +38,8 @@ class Head:
     Attributes:
         weight, bias: the matrix [V, D] and its bias [V], or None.
         edges: where the levels end in the vocabulary; 0 first, V last, K + 1 in all.
-        rest_weight, rest_bias: [K, D] and [K], the means of both from each edge on to the end.
+        rest_weight, rest_bias: [K, D] and [K], the means of both from each edge on to the end, in the dtype that scores
+            are added up in.
         spread: [D, D], a square root of the rows' covariance: ``|h @ spread|^2`` is about the variance of a state's
             logits. It only serves an estimate, so a sample of the rows gives it.
         swept: whether all normalisers are computed in one go, because to read the matrix is dear.
@@ -56,7 +57,8 @@ class Head:
     @classmethod
     def of(cls, unembedding: tuple[Tensor, Tensor | None], dtype: torch.dtype) -> Head:
         """Prepares a backbone's unembedding; logits are computed in `dtype`."""
-        weight, bias = unembedding
+        weight, bias = (None if part is None else part.to(dtype) for part in unembedding)
+        assert weight is not None
         vocabulary, tile = len(weight), VOCABULARY_TILE[weight.device.type]
         grain = tile if vocabulary > tile / LEVELS[0] else 1  # levels of whole tiles
         edges = sorted({0, vocabulary, *(round(part * vocabulary / grain) * grain for part in LEVELS[:-1])})
@@ -69,14 +71,8 @@ class Head:
             rest_bias = torch.stack([bias[edge:].double().mean() for edge in edges[:-1]])
         sample = weight[:: 1 + vocabulary // SAMPLED_ROWS].float()
         spread = torch.linalg.qr(sample - sample.mean(0), mode="r").R.T / len(sample) ** 0.5
-        return cls(
-            weight.to(dtype),
-            None if bias is None else bias.to(dtype),
-            tuple(edges),
-            rest_weight.to(dtype),
-            rest_bias.to(dtype),
-            spread.to(dtype),
-        )
+        wide = torch.promote_types(dtype, torch.float32)
+        return cls(weight, bias, tuple(edges), rest_weight.to(wide), rest_bias.to(wide), spread.to(dtype))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -86,12 +82,23 @@ class Head:
     @property
     def accumulator(self) -> torch.dtype:
         """Scores are added up in float32 at least."""
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
+        return torch.promote_types(self.dtype, torch.float32)
 
-    @property
-    def margin(self) -> float:
-        """What a bound is lowered by: rounding must never turn it into a claim that is false."""
-        return 1e4 * torch.finfo(self.dtype).eps
+    def lowered(self, bound: Tensor, rest_mean: Tensor) -> Tensor:
+        """A bound less what rounding may have added to it: it must never turn into a claim that is false.
+
+        A logit in bfloat16 is off by up to eps/2 of itself, and two products of matrices may round it apart by eps. So
+        the likeliest logits are allowed eps of the bound, the mean of the rest eps of itself, and the logits' spread
+        around it 32 eps.
+
+        Args:
+            bound: any shape.
+            rest_mean: the mean logit of the rest that is in it.
+        """
+        eps = torch.finfo(self.dtype).eps
+        if self.dtype == self.accumulator:
+            return bound - 1e4 * eps
+        return bound - eps * (32 + bound.abs() + rest_mean.abs())
 
     def rows(self, tokens: Tensor) -> Tensor:
         """The rows of some tokens, [..., D]."""
@@ -116,8 +123,8 @@ class Head:
 
     def rest_mean(self, states: Tensor, level: int) -> Tensor:
         """Mean logit over the vocabulary beyond a level: states [..., D] to [...]."""
-        mean = states.to(self.dtype) @ self.rest_weight[level] + self.rest_bias[level]
-        return mean.to(self.accumulator)
+        rows = states.to(self.dtype).to(self.accumulator)
+        return rows @ self.rest_weight[level] + self.rest_bias[level]
 
     def variance(self, states: Tensor) -> Tensor:
         """About the variance of the logits over the vocabulary: states [..., D] to [...]."""
@@ -233,7 +240,8 @@ class Normalisers:
             bound[index] = estimate[index] = value
         else:
             count = self.head.edges[-1] - self.head.edges[level]
-            value = torch.logaddexp(value, self.head.rest_mean(states, level) + math.log(count)) - self.head.margin
+            mean = self.head.rest_mean(states, level)
+            value = self.head.lowered(torch.logaddexp(value, mean + math.log(count)), mean)
             bound[index] = torch.maximum(bound[index], value)
             estimate[index] = torch.maximum(estimate[index], bound[index])
         # Where the first bound was too far below, the exponentials left their range.

@@ -133,7 +133,7 @@ def _read(states: Tensor, tile: Tile, head: Head, likely: Tensor) -> tuple[Tenso
         known = (z * real).sum(-1) + (at_hints * fresh).sum(-1)
         rest_mean = (vocabulary * mean[:, group.rows] - known) / rest.clamp(min=1)
         unseen = torch.where(rest > 0, rest_mean + rest.clamp(min=1).log(), -math.inf)
-        bound[:, places] = (torch.logaddexp(seen, unseen) - head.margin).reshape(n, -1)
+        bound[:, places] = head.lowered(torch.logaddexp(seen, unseen), rest_mean).reshape(n, -1)
         estimate[:, places] = torch.logaddexp(seen, unseen + half_variance[:, group.rows]).reshape(n, -1)
     return _gathered_sum(logits, tile.raw_reads), bound, estimate
 

@@ -28,7 +28,7 @@ from methods.lrp2.footprint import (
     HEAD_SHARE,
     MOST_TILE_STATES,
     TILE_SHARE,
-    bytes_per_row,
+    fitting_rows,
     rows_at_once,
     working_bytes,
 )
@@ -329,7 +329,7 @@ class LayerSearch:
         free = self._free_bytes()
         if free is None:
             return most
-        fit = int(free / bytes_per_row(self.backbone.description, self.backbone.dtype, walk))
+        fit = fitting_rows(self.backbone.description, self.backbone.dtype, walk, self.device, free)
         return max(FEWEST_TILE_ROWS, fit if self.backbone.streamed else min(most, fit))
 
     def _free_bytes(self) -> int | None:

@@ -34,14 +34,15 @@ class StreamedHead(Head):
         (size, width), bias, device = vocabulary.weight.shape, vocabulary.bias, vocabulary.device
         total = torch.zeros(width, dtype=torch.float64, device=device)
         for _, tile in vocabulary.tiles():
-            total += tile.sum(0, dtype=torch.float64)
-        mean_bias = torch.zeros(1, device=device) if bias is None else bias.double().mean()[None]
+            total += tile.to(dtype).sum(0, dtype=torch.float64)
+        mean_bias = torch.zeros(1, device=device) if bias is None else bias.to(dtype).double().mean()[None]
+        wide = torch.promote_types(dtype, torch.float32)
         return cls(
             vocabulary.weight.to(dtype),
             None if bias is None else bias.to(dtype),
             (0, size),
-            (total / size)[None].to(dtype),
-            mean_bias.to(dtype),
+            (total / size)[None].to(wide),
+            mean_bias.to(wide),
             torch.zeros(width, 0, dtype=dtype, device=device),  # estimates order the questions, and here all are asked
             vocabulary=vocabulary,
         )

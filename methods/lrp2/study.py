@@ -18,7 +18,7 @@ from torch import Tensor
 
 from methods.backbone import Backbone, ModelDescription, check_model, describe_model, load_backbone, model_fingerprint
 from methods.backbone.addresses import NO_WEIGHTS, has_weights, pinned, resolve
-from methods.backbone.loading import Placement
+from methods.backbone.loading import Placement, check_offsets
 from methods.backbone.projection import Pair, parse_pairs, shift_between
 from methods.backbone.vectors import cached_vectors, random_like
 from methods.lrp2.analysis.answer import summarize_search
@@ -271,7 +271,9 @@ class LRP2Study(Study[LRP2Spec]):
     @property
     def tokenizer(self) -> Any:
         """The model's tokenizer, read without the model."""
-        return read_tokenizer(resolve(self.address, weights=False))
+        tokenizer = read_tokenizer(resolve(self.address, weights=False))
+        check_offsets(tokenizer, self.description.kind, self.spec.model)
+        return tokenizer
 
     def estimate(self, trials: Sequence[Trial], threads: int) -> Estimate:
         return estimate_search(self, trials, threads)

@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,11 @@ import torch
 import transformers
 
 from methods.backbone import describe_model, load_backbone, loading, model_fingerprint, view_model
-from methods.backbone.addresses import builtin_models, resolve
+from methods.backbone.addresses import builtin_models, pinned, resolve
 from methods.backbone.bert import BertBackbone
 from methods.backbone.generic import GenericBackbone
 from orchestrator.errors import UserError
-from tests.backbone.tiny import kind_of_family, tiny, tiny_model, tiny_tokenizer
+from tests.backbone.tiny import kind_of_family, moving_hub, tiny, tiny_model, tiny_tokenizer
 
 
 def save(folder: Path, family: str = "bert", **options: Any) -> Path:
@@ -116,6 +117,17 @@ class TestRefusals:
         save(tmp_path)
         (tmp_path / "pytorch_model.bin").write_bytes(b"not even a pickle")
         assert load_backbone(str(tmp_path)).fast
+
+    def test_a_causal_model_with_a_slow_tokenizer_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It tells no offsets, so an object's tokens would not be found; a masked model needs none."""
+        slow = SimpleNamespace(is_fast=False, vocab_size=1, mask_token_id=4)
+        monkeypatch.setattr(loading, "read_tokenizer", lambda *_: slow)
+        (problem,) = problems_of(lambda: load_backbone(str(save(tmp_path / "causal", "bloom"))))
+        assert "slow tokenizer" in problem
+        assert "tokenizer.json" in problem
+        assert load_backbone(str(save(tmp_path / "masked"))).kind == "masked"
 
     def test_a_missing_weight_file_is_named(self, tmp_path: Path) -> None:
         tiny_model("bert").save_pretrained(tmp_path, max_shard_size="60KB")
@@ -224,6 +236,20 @@ class TestHub:
         snapshot.mkdir(parents=True)
         monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
         assert model_fingerprint("org/name") == "commit-0123abcd"
+
+    def test_a_model_is_pinned_to_the_commit_that_its_fingerprint_names(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        models = {"0123abcd": save(tmp_path / "old"), "4567cdef": save(tmp_path / "new", layers=4)}
+        move = moving_hub(tmp_path, models, monkeypatch)
+        fingerprint = model_fingerprint("org/name")
+        move("4567cdef")
+        assert load_backbone("org/name").num_layers == 4
+        for asked in ("org/name", "org/name@main"):
+            assert pinned(asked, fingerprint) == "org/name@0123abcd"
+        assert load_backbone(pinned("org/name", fingerprint)).num_layers == 3
+        for local in ("atlas-bert", str(models["0123abcd"])):
+            assert pinned(local, model_fingerprint(local)) == local
 
 
 class TestFingerprint:

@@ -9,8 +9,11 @@ Norms and biases are random like the matrices, so that a forgotten one makes a t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -120,6 +123,25 @@ def tiny(
     """A tiny random model as a backbone, with the tokenizer of its kind; see `tiny_model`."""
     model = tiny_model(family, layers, seed, dtype, **options)
     return view_model(model, tiny_tokenizer(kind_of_family(family)), prefer)
+
+
+def moving_hub(place: Path, models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A hub with one model, whatever it is called, that exists in several commits: a folder for each.
+
+    Returns:
+        What moves its main branch to a commit; it is at the first.
+    """
+    snapshots = place / "models--org--name" / "snapshots"
+    snapshots.mkdir(parents=True)
+    for commit, folder in models.items():
+        (snapshots / commit).symlink_to(folder)
+    main = [next(iter(models))]
+
+    def download(name: str, revision: str | None = None, **_: object) -> str:
+        return str(snapshots / (revision if revision in models else main[0]))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return lambda commit: main.__setitem__(0, commit)
 
 
 def kind_of_family(family: str) -> Literal["masked", "causal"]:

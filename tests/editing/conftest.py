@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods.editing import EditableModel
+from methods.editing.model import EditableModel
 from tests.editing.tiny import KINDS, cached_editable
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from methods.editing import EditSample, Example
-from methods.editing.examples import Kind
+from methods.editing.examples import EditSample, Example, Kind
 from tests.backbone.tiny import WORDS
 from tests.editing.tiny import CLASSES, LANGUAGES
 

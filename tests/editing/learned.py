@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.editing import EditableModel, Encoded
 from methods.editing.editors import EDITORS, build_editor
 from methods.editing.editors.learned import LearnedEditor, StepConfig
-from methods.editing.examples import Kind
+from methods.editing.examples import Encoded, Kind
 from methods.editing.losses import nll
+from methods.editing.model import EditableModel
 from orchestrator.errors import UserError
 from tests.editing.tiny import CLASSES, LANGUAGES, cached_editable
 from tests.editing.tiny import requests as examples_of

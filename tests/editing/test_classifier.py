@@ -12,9 +12,9 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from methods.editing import classifier as classifier_module
-from methods.editing import load_editable
-from methods.editing.classifier import CARD, ClassifierConfig, RawClassifier, classifier_folder, train_classifier
+from methods.editing.classifier import CARD, ClassifierConfig, RawClassifier, classifier_key, train_classifier
 from methods.editing.examples import encode
+from methods.editing.model import load_editable
 from methods.editing.tasks import LabelledTask, prepare_task
 from orchestrator.data.labelled import LabelledStore
 from orchestrator.errors import UserError
@@ -86,9 +86,9 @@ def test_training_again_gives_the_same_weights_and_leaves_the_random_state_alone
     assert again.fingerprint == trained.fingerprint
 
 
-def test_every_setting_is_part_of_the_key(base: str, task: LabelledTask, tmp_path: Path) -> None:
+def test_every_setting_is_part_of_the_key(task: LabelledTask) -> None:
     others = [QUICK, *(QUICK.model_copy(update=change) for change in ({"seed": 1}, {"languages": ("ru",)}))]
-    assert len({classifier_folder(base, task, config, tmp_path) for config in others}) == 3
+    assert len({classifier_key("base", task, config) for config in others}) == 3
 
 
 def test_misread_texts_are_those_with_another_class(trained: RawClassifier, task: LabelledTask) -> None:

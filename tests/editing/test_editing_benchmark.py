@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from methods.editing import EDITORS
 from methods.editing.benchmark import SHAPES, TASKS, Settings, measure, run_benchmark, sentence, tables
 from methods.editing.benchmark.cases import make_case
+from methods.editing.editors import EDITORS
 from orchestrator.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

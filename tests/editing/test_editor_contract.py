@@ -8,9 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from methods.editing import EDITORS, EditableModel, Editor, Edits, build_editor, load_editor, save_editor
-from methods.editing.editors import FineTuningConfig, LearnedConfig
+from methods.editing.editors import (
+    EDITORS,
+    Editor,
+    FineTuningConfig,
+    LearnedConfig,
+    build_editor,
+    load_editor,
+    save_editor,
+)
+from methods.editing.edits import Edits
 from methods.editing.losses import nll
+from methods.editing.model import EditableModel
 from orchestrator.errors import UserError
 from tests.editing.tiny import KINDS, LANGUAGES, attached, cached_editable, requests, tiny_editable, weights
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from methods.editing import DenseEdits, EditableModel, Edits, FactoredEdits, applied, materialised
-from methods.editing.edits import replaced
+from methods.editing.edits import DenseEdits, Edits, FactoredEdits, applied, materialised, replaced
+from methods.editing.model import EditableModel
 from tests.editing.tiny import attached, cached_editable, requests, weights
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from methods.editing import EDITORS, EditableModel, Editor, build_editor
+from methods.editing.editors import EDITORS, Editor, build_editor
 from methods.editing.evaluation import (
     Judgement,
     evaluate,
@@ -18,6 +18,7 @@ from methods.editing.evaluation import (
     overall,
     score_table,
 )
+from methods.editing.model import EditableModel
 from methods.editing.predictions import Vocabulary
 from tests.editing.fake_task import FakeTask
 from tests.editing.tiny import LANGUAGES, attached, cached_editable, weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from methods.editing import Example, encode
+from methods.editing.examples import Example, encode
 from orchestrator.errors import UserError
 from tests.backbone.tiny import tiny_tokenizer
 from tests.editing.tiny import requests

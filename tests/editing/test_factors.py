@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from methods.editing import EditableModel, Example
 from methods.editing.edits import replaced
+from methods.editing.examples import Example
 from methods.editing.factors import token_factors
 from methods.editing.losses import nll
+from methods.editing.model import EditableModel
 from tests.editing.tiny import attached, cached_editable, requests
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from methods.editing import EditableModel, Example, applied, build_editor
-from methods.editing.editors import FineTuningConfig
-from methods.editing.edits import replaced
+from methods.editing.editors import FineTuningConfig, build_editor
+from methods.editing.edits import applied, replaced
+from methods.editing.examples import Example
 from methods.editing.losses import nll
+from methods.editing.model import EditableModel
 from tests.editing.tiny import cached_editable, requests
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.editing import EditableModel, known
+from methods.editing import known
 from methods.editing.editors import EDITORS, Editor, build_editor
 from methods.editing.evaluation import judge
 from methods.editing.examples import EditSample
 from methods.editing.known import KnownTexts
+from methods.editing.model import EditableModel
 from tests.editing.tiny import LANGUAGES, requests, tiny_editable
 
 
@@ -76,6 +77,19 @@ def test_another_model_has_files_of_its_own(tmp_path: Path) -> None:
     for name in ("one", "other"):
         KnownTexts(tmp_path, name).stores(model, samples(model), all_positions=True)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2 * 3, "a file for each edit language"
+
+
+@pytest.mark.parametrize("left", [0, 100, -8])
+def test_a_damaged_file_is_written_anew(left: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_editable("bert")
+    drawn, texts = samples(model), KnownTexts(tmp_path, "model")
+    texts.stores(model, drawn, all_positions=True)
+    file = min(tmp_path.glob("*.safetensors"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:left])
+    texts.stores(model, drawn, all_positions=True)
+    assert file.read_bytes() == whole
+    assert f"{file} was damaged" in caplog.text
 
 
 def test_what_would_not_fit_is_not_kept_and_computed_by_every_trial(

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from methods.editing import EditableModel, FactoredEdits, applied
+from methods.editing.edits import FactoredEdits, applied
 from methods.editing.locality import locality, raw_side, reliability
 from methods.editing.losses import Direction, acc, con, kl, nll
+from methods.editing.model import EditableModel
 from methods.editing.vocabulary import partition
 from tests.editing.test_edits import random_edits
 from tests.editing.tiny import cached_editable, requests, tiny_editable

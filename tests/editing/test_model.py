@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from methods.backbone.addresses import builtin_models
-from methods.editing import EditableModel, Example, load_editable
+from methods.editing.examples import Example
+from methods.editing.model import EditableModel, load_editable
 from methods.editing.store import FrozenStates
 from orchestrator.errors import UserError
 from tests.backbone.tiny import tiny_model, tiny_tokenizer

@@ -13,11 +13,12 @@ from torch.utils.flop_counter import flop_registry
 from jobs import editor_sweep
 from jobs import plan as plan_job
 from methods.backbone.structure import describe
-from methods.editing import EditableModel, EditSample, Example
 from methods.editing.editors import EDITORS, build_editor
 from methods.editing.evaluation import judge
+from methods.editing.examples import EditSample, Example
 from methods.editing.footprint import LABELS, TOKENS, TUNING_STEPS, editor_weights, judged_flops, step_flops
 from methods.editing.gradients import LossWeights, fresh_stores, step_gradients
+from methods.editing.model import EditableModel
 from methods.editing.outcome import Method
 from methods.editing.scaling import Sweep
 from methods.editing.spec import Cell, EditorSpec

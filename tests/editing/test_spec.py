@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from methods.editing import EDITORS, Editor
+from methods.editing.editors import EDITORS, Editor
 from methods.editing.outcome import ALL
 from methods.editing.space import OF_TRAINING, PARAMETERS, own_texts
 from methods.editing.spec import EditorSpec, cells, unused

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
+from methods.backbone.addresses import builtin_models
 from methods.editing.evaluation import SCHEMA
 from methods.editing.outcome import harmonic
 from methods.editing.results import MEASURED, trial_run
 from methods.editing.running import mask_summary
 from methods.editing.spec import EditorSpec
-from methods.editing.study import EditorStudy
+from methods.editing.study import MBERT, EditorStudy
 from orchestrator.errors import UserError
 from orchestrator.study import TrialStopped
+from tests.backbone.tiny import tiny_tokenizer
 from tests.trials import answer, context, results
 
 SMALL: dict[str, Any] = {
@@ -39,8 +42,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def study(cache: Path, **options: Any) -> EditorStudy:
+def study(cache: Path, *, only_plan: bool = False, **options: Any) -> EditorStudy:
     made = EditorStudy(EditorSpec(**{**SMALL, **options}), cache)
+    made.only_plan = only_plan
     made.prepare()
     return made
 
@@ -134,9 +138,9 @@ def test_keys_follow_what_changes_the_answer_and_nothing_else(cache: Path) -> No
 
 def test_all_mistakes_are_told_at_once(cache: Path) -> None:
     with pytest.raises(UserError) as caught:
-        study(cache, task="atlas-fact", model="atlas-bart", mask_lr=("1e-3",), classifier="nowhere")
+        study(cache, task="atlas-fact", model="atlas-bart", mask_lr=("1e-3",))
     text = "\n".join(caught.value.problems)
-    for words in ("'atlas-facts'", "atlas-bart", "--mask-lr", "nowhere"):
+    for words in ("'atlas-facts'", "atlas-bart", "--mask-lr"):
         assert words in text
     with pytest.raises(UserError, match="no 'fr' among"):
         study(cache, edit_languages=("fr",))
@@ -154,6 +158,50 @@ def test_a_classifier_is_not_trained_without_its_language(cache: Path) -> None:
     """It is trained in English, whatever language is edited: without English texts nothing is started."""
     with pytest.raises(UserError, match="in en, and atlas-claims has none among the chosen languages"):
         study(cache, task="atlas-claims", languages=("de", "zh"), edit_languages=("de",))
+
+
+def test_a_trained_classifier_is_what_is_planned_and_named(cache: Path, tmp_path: Path) -> None:
+    """Sizes and name are its own, not those of --model, which nothing is trained from then."""
+    config = transformers.BertConfig(vocab_size=MBERT[2], num_labels=3, architectures=["BertForSequenceClassification"])
+    config.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    made = study(cache, task="atlas-claims", classifier=str(tmp_path), only_plan=True)
+    assert made.needs().weights > 4 * 170e6
+    assert made.needs().model == f"{tmp_path} in float32"
+    assert made.describe()["model"] == str(tmp_path)
+    made.spec = made.spec.model_copy(update={"task": "xnli:folder"})
+    assert made.paper_task == "xnli"
+    for wrong in ("atlas-bert", "nowhere"):
+        with pytest.raises(UserError, match=wrong):
+            study(cache, task="atlas-claims", classifier=wrong)
+
+
+@pytest.mark.parametrize("task", ["atlas-facts", "atlas-claims"])
+def test_a_hub_model_is_fetched_as_it_was_prepared(
+    task: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan asks for no weights, and a sweep goes on with its commit when the hub has moved."""
+    snapshots = tmp_path / "models--org--name" / "snapshots"
+    snapshots.mkdir(parents=True)
+    asked: list[tuple[str | None, bool]] = []
+    (snapshots / "0123abcd").symlink_to(builtin_models()["atlas-bert"])
+
+    def download(name: str, *, revision: str | None, allow_patterns: list[str], **_: object) -> str:
+        asked.append((revision, "*.safetensors" in allow_patterns))
+        return str(snapshots / (revision or "0123abcd"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    options = {"task": task, "model": "org/name", "classifier_epochs": 1 if task == "atlas-claims" else None}
+    plan = study(cache, only_plan=True, **options)
+    assert plan.trials()
+    assert not any(weights for _, weights in asked)
+    made = study(cache, **options)
+    assert [trial.key for trial in made.trials()] == [trial.key for trial in plan.trials()]
+    asked.clear()
+    loaded = made.load(context(cache, tmp_path))
+    assert loaded.model.kind == plan.kind
+    assert loaded.known.model == (loaded.classifier.fingerprint if loaded.classifier else "commit-0123abcd")
+    assert {revision for revision, _ in asked} == {"0123abcd"}
 
 
 def test_languages_without_training_texts_are_named(cache: Path, tmp_path: Path) -> None:

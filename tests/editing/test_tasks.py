@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from methods.editing.examples import EditSample, Kind, encode
 from methods.editing.tasks import EditTask, FactTask, LabelledTask, build_task, prepare_task, task_is_labelled
@@ -252,6 +254,43 @@ def test_causal_models_are_asked_up_to_the_object(facts: EditingSplit) -> None:
         assert sample.update.text == "Die Hauptstadt von Frankreich ist"
         assert tokenizer.decode(sample.edit.answer)[0] == " "
         assert tokenizer.decode(sample.edit.answer).strip() in CITIES["en"]
+
+
+def sentence_piece(kind: str) -> PreTrainedTokenizerFast:
+    """Tokens that carry the space before them, as in XGLM or as in Llama 2: also a text's first one, where none is."""
+    words = [word for word in CITIES["en"] if len(word) > 1]
+    letters = ["▁", "。", *sorted(set("".join(words) + "abcx"))]
+    names = [*letters, *words, *(f"▁{word}" for word in words)]
+    if kind == "xglm":
+        tokenizer = Tokenizer(models.Unigram([("<unk>", -20.0), *((name, -5.0) for name in names)], unk_id=0))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    else:
+        parts = list(dict.fromkeys(word[:end] for word in names for end in range(1, len(word) + 1)))
+        merges = [(part[:-1], part[-1]) for part in parts if len(part) > 1]
+        vocabulary = {name: number for number, name in enumerate(["<unk>", *letters, "▁▁", *parts]) if name}
+        tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", "▁"), *merges], unk_token="<unk>"))
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+@pytest.mark.parametrize("kind", ["xglm", "llama"])
+def test_answers_go_on_after_the_prompt_as_text_does(kind: str, facts: EditingSplit) -> None:
+    """No space is added where the template, as in Chinese, has none, and none is doubled."""
+    tokenizer = sentence_piece(kind)
+    task = FactTask(facts, tokenizer, "causal")
+    for spaced in (False, True):
+        answers = task._answers(task.place("en"), "P36", spaced).values()
+        texts = ["".join(tokenizer.convert_ids_to_tokens(answer)) for answer in answers]
+        assert sorted(texts) == sorted(("▁" if spaced else "") + city for city in CITIES["en"])
+
+
+def test_answers_of_byte_level_models_are_tokenised_as_they_stand(facts: EditingSplit) -> None:
+    tokenizer = tiny_tokenizer("causal")
+    task = FactTask(facts, tokenizer, "causal")
+    for spaced in (False, True):
+        answers = task._answers(task.place("en"), "P36", spaced).values()
+        expected = [tokenizer((" " if spaced else "") + city)["input_ids"] for city in CITIES["en"]]
+        assert sorted(map(list, answers)) == sorted(expected)
 
 
 def test_in_training_any_class_is_wanted_and_in_the_test_the_right_one(pairs: LabelledStore) -> None:

@@ -14,11 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.editing import EDITORS, EditableModel, Editor, build_editor, training
+from methods.editing import training
 from methods.editing.batches import length_groups
-from methods.editing.editors import LearnedConfig
+from methods.editing.editors import EDITORS, Editor, LearnedConfig, build_editor
 from methods.editing.examples import EditSample
 from methods.editing.gradients import LossWeights, plain_gradients, step_gradients
+from methods.editing.model import EditableModel
 from methods.editing.training import BEST, CHECKPOINT, TrainingResult, TrainingSettings, train_editor
 from orchestrator.errors import UserError
 from tests.editing.fake_task import FakeTask

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import transformers
 
-from methods.editing import EditableModel, Example
-from methods.editing.examples import Kind
+from methods.editing.examples import Example, Kind
+from methods.editing.model import EditableModel
 from tests.backbone.tiny import FAMILIES, WORDS, tiny_model, tiny_tokenizer
 
 KINDS: dict[str, Kind] = {

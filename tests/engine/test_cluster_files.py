@@ -14,11 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 
 
-# In place of a command: writes down how it was called, and knows the names and the address of the nodes.
+# In place of a command: writes down how it was called, knows names and address of the nodes, waits until they are up.
 STAND_IN = """#!/usr/bin/env bash
 echo "${0##*/} $*" >> "$CALLS"
 [ "${0##*/}" != scontrol ] || printf 'node1\\nnode2\\n'
 [[ "$*" != *hostname* ]] || echo 10.0.0.1
+[ "$1" != - ] || until [ "$(grep -c ' ray start ' "$CALLS")" = 2 ]; do sleep 0.01; done
 """
 
 

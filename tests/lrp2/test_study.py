@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
+from methods.backbone.addresses import builtin_models
 from methods.lrp2 import racing
-from methods.lrp2.results import trial_record
+from methods.lrp2.results import language_hits, trial_record
 from methods.lrp2.spec import LRP2Spec
 from methods.lrp2.study import LRP2Study
 from orchestrator.errors import UserError
 from orchestrator.spec import ENGINE_FIELDS
-from tests.backbone.tiny import tiny
-from tests.trials import answer, results
+from tests.backbone.tiny import moving_hub, tiny, tiny_model, tiny_tokenizer
+from tests.trials import answer, context, results
 
 SMALL: dict[str, Any] = {
     "languages": ("de", "zh"),
@@ -87,7 +88,11 @@ def test_a_race_says_what_it_dropped_and_keeps_the_winner(cache: Path, monkeypat
     assert f"{best['lirp']}/{best['lsrp']}" not in dropped
     said = ["could not win any more" in " ".join(summary.document["notes"]) for summary in summaries]
     assert said == [False, True]
-    assert f"5/6 after {dropped['5/6']}" in " ".join(summaries[1].document["notes"])
+    after = dropped["5/6"]
+    assert f"5/6 after {after}" in " ".join(summaries[1].document["notes"])
+    seen = language_hits("de", [next(one for one in found[1] if one.trial.label == "de").table]).hits[:after]
+    (row,) = [row for row in summaries[1].table.to_pylist() if (row["lirp"], row["lsrp"]) == (5, 6)]
+    assert row["gain"] == pytest.approx(100 * (seen[:, 3].mean() - seen[:, 0].mean())), "both on the same facts"
 
 
 def test_inexact_arithmetic_says_how_many_hits_it_changed(cache: Path) -> None:
@@ -111,6 +116,22 @@ def test_the_pivot_alone_is_nothing_to_search(cache: Path) -> None:
         study(cache, languages=("en",))
 
 
+def test_a_hub_model_that_moves_on_is_still_the_one_of_the_keys(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new"
+    tiny_model("bert").save_pretrained(new)
+    tiny_tokenizer().save_pretrained(new)
+    old = builtin_models()["atlas-bert"]
+    move = moving_hub(tmp_path, {"0123abcd": old, "4567cdef": new}, monkeypatch)
+    made = study(cache, model="org/name", languages=("de",), max_facts=8)
+    move("4567cdef")
+    assert made.load(context(cache, tmp_path / "scratch")).backbone.hidden_size == made.description.hidden_size != 32
+    assert made.tokenizer.vocab_size == made.description.vocab_size
+    assert made.describe()["model"] == made.spec.model == "org/name"
+    assert made.describe()["model fingerprint"] == "commit-0123abcd"
+
+
 def keys(cache: Path, **options: Any) -> dict[str, str]:
     return {trial.label: trial.key for trial in study(cache, **options).trials()}
 
@@ -119,11 +140,11 @@ READ_OTHERWISE = {
     **{"ties": "fractional", "criterion": "acc", "folds": 7, "bootstrap": 500, "correction": "bh", "null_draws": 0},
     # What the model and the other options make of these is the same.
     **{"probe": "masked", "delta": 0.5, "shard": 20, "precision_sample": 5, "facts_per_trial": 100},
+    **{"seed": 1, "pool_size": 5, "score": "sum", "bos": False},
 }
 COMPUTED_OTHERWISE = {
     **{"model": "atlas-bloom", "relations": ("P37",), "max_facts": 20, "split": "seen", "candidates": "sampled"},
-    **{"pool_size": 5, "score": "sum", "bos": False, "last_layer": "raw", "search": "naive", "keep": "scores"},
-    **{"dtype": "float64", "head_dtype": "float64", "seed": 1},
+    **{"last_layer": "raw", "search": "naive", "keep": "scores", "dtype": "float64", "head_dtype": "float64"},
 }
 WITH_LRP2_ALONE = {"pairs": ("1/2",), "specials": "exclude", "max_sentences": 40, "control": "random"}
 PIVOT_ALONE = {"languages": ("de",), "pivot_reference": "full"}
@@ -146,6 +167,21 @@ def test_keys_follow_what_changes_the_answer_and_nothing_else(cache: Path) -> No
         for name, value in options.items():
             other = keys(cache, **{name: value})
             assert (other["de"] != plain["de"], other["en"] != plain["en"]) == (of_language, of_pivot), name
+
+
+@pytest.mark.parametrize(
+    ("probe", "read"),
+    [
+        ({"candidates": "sampled"}, {"seed", "pool_size"}),
+        ({"model": "atlas-bloom", "candidates": "full"}, {"score", "bos"}),
+        ({"model": "atlas-bloom"}, {"seed", "pool_size", "score", "bos"}),
+    ],
+    ids=["masked, sampled", "causal, full", "causal, sampled"],
+)
+def test_a_key_has_the_options_that_its_probe_reads(cache: Path, probe: dict[str, Any], read: set[str]) -> None:
+    plain = keys(cache, **probe)
+    asked = {name: READ_OTHERWISE[name] for name in ("seed", "pool_size", "score", "bos")}
+    assert {name for name, value in asked.items() if keys(cache, **probe, **{name: value}) != plain} == read
 
 
 def test_the_key_of_a_race_follows_its_rules_and_that_of_inexact_arithmetic_its_check(cache: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pyarrow as pa
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
 
 from methods.neurons.prompts import build_prompts
-from tests.backbone.tiny import tiny
+from tests.backbone.tiny import tiny, tiny_tokenizer
 
 CAPITAL = "the capital of [X] is [Y]."
 
@@ -31,6 +35,17 @@ class TestMasked:
         assert read(list(split.tokens)) == ["berlin", "##er"]
         assert split.positions == (1, 2)
         assert [split.ids[place] for place in split.positions] == [backbone.tokenizer.mask_token_id] * 2
+
+    def test_an_object_has_the_tokens_that_it_has_behind_a_space(self) -> None:
+        """A byte-level tokenizer has another token for a word that begins a text; its mask takes the space along."""
+        mask = AddedToken("[MASK]", lstrip=True, special=True)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=tiny_tokenizer("causal").backend_tokenizer, mask_token=mask
+        )
+        backbone = SimpleNamespace(kind="masked", tokenizer=tokenizer, max_length=None)
+        rows = facts(("france", "paris", CAPITAL), ("france", "paris", "[Y] is [X]"))
+        prompts, _ = build_prompts(backbone, rows)  # type: ignore[arg-type]
+        assert [tokenizer.convert_ids_to_tokens(list(prompt.tokens)) for prompt in prompts] == [["Ġparis"], ["paris"]]
 
     def test_objects_of_several_tokens_may_be_left_out(self) -> None:
         rows = facts(("france", "berliner", CAPITAL), ("france", "paris", CAPITAL))

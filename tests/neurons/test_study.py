@@ -10,14 +10,16 @@ import pyarrow.compute as pc
 import pytest
 
 from jobs import neuron_sweep
+from methods.backbone.addresses import builtin_models
 from methods.neurons.results import LRP2, PLAIN, neurons_table, read_neurons_table
 from methods.neurons.spec import NeuronSpec
 from methods.neurons.study import NeuronStudy
 from orchestrator.errors import UserError
 from orchestrator.report.blocks import Table
 from orchestrator.study import Summary, TrialResult
+from tests.backbone.tiny import moving_hub, tiny_model, tiny_tokenizer
 from tests.jobs import JobContract, Mistakes
-from tests.trials import results
+from tests.trials import context, results
 
 SMALL: dict[str, Any] = {
     "languages": ("de", "zh"),
@@ -46,6 +48,20 @@ def finished(cache: Path) -> tuple[list[TrialResult], Summary]:
     made = study(cache)
     found = results(made)
     return found, made.summarize(found)
+
+
+def test_a_hub_model_that_moves_on_is_still_the_one_of_the_keys(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new"
+    tiny_model("bert").save_pretrained(new)
+    tiny_tokenizer().save_pretrained(new)
+    old = builtin_models()["atlas-bert"]
+    move = moving_hub(tmp_path, {"0123abcd": old, "4567cdef": new}, monkeypatch)
+    made = study(cache, model="org/name", languages=("de",))
+    move("4567cdef")
+    assert made.load(context(cache, tmp_path / "scratch")).backbone.hidden_size == made.description.hidden_size != 32
+    assert made.describe()["model"] == "org/name"
 
 
 class TestAnswer:

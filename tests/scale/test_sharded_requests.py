@@ -11,7 +11,9 @@ import pytest
 from methods.editing.sharded import complete, ways_to_train
 from methods.editing.sharded.config import FOLDER, read_config
 from methods.editing.spec import EditorSpec
+from methods.editing.study import EditorStudy
 from orchestrator.errors import UserError
+from orchestrator.placement import Placement
 
 
 def spec(**options: Any) -> EditorSpec:
@@ -93,6 +95,22 @@ def test_a_request_that_cannot_be_sharded_is_refused(case: str) -> None:
     assert len(refused.value.problems) == 1
     for words in expected:
         assert words in str(refused.value)
+
+
+def test_where_the_trials_came_to_lie_is_checked_before_they_start(tmp_path: Path) -> None:
+    """A machine without GPUs, or with too few, is known only when the trials are placed."""
+    study = EditorStudy(spec(), tmp_path)
+    study.deepspeed = read_config(FOLDER / "zero3_offload.json")
+
+    def placed(**more: Any) -> Placement:
+        return Placement(**{"cpus": 1, "gpus": 1.0, "concurrent": 1, "memory": 10**9, "workers": 2} | more)
+
+    study.check_placement(placed(kind="zero3"))
+    study.check_placement(placed(kind="single", gpus=0.0))
+    with pytest.raises(UserError, match="no GPU to offload from"):
+        study.check_placement(placed(kind="zero3", gpus=0.0))
+    with pytest.raises(UserError, match="--edits-per-step 16 cannot be dealt out evenly to 3 workers"):
+        study.check_placement(placed(kind="zero3", workers=3))
 
 
 def test_masked_models_are_refused() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from methods.editing import load_editable
+from methods.editing.model import load_editable
 from methods.editing.training import TrainingResult, train_editor
 from orchestrator.results import METADATA_KEY
 from tests.backbone.tiny import tiny_model, tiny_tokenizer

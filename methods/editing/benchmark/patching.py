@@ -28,9 +28,13 @@ from torch import Tensor
 
 from methods.editing.benchmark.measure import Contender, alternate, environment
 from methods.editing.benchmark.patching_cases import PatchingCase, PatchingSettings, make_patching_case
-from methods.editing.patches import AnswerCache, EditRecord, Evaluation, Memory, StreamEdit, StreamResult, run_stream
+from methods.editing.patches.cache import AnswerCache
 from methods.editing.patches.journal import TENSORS
+from methods.editing.patches.memory import Memory
+from methods.editing.patches.metrics import EditRecord
+from methods.editing.patches.mpn import StreamEdit
 from methods.editing.patches.plain import PlainResult, plain_answers, plain_rights, plain_stream
+from methods.editing.patches.stream import Evaluation, StreamResult, run_stream
 
 CACHED, PLAIN, REPEATED = "cached inputs", "plain loop", "plain loop, texts repeated"
 _SETTLED = 0.1  # share of a stream after which the process should grow by what the stream keeps alone

@@ -19,7 +19,10 @@ from methods.backbone.structure import kind_of
 from methods.editing.benchmark.cases import LANGUAGES, SHAPES, NumberTokenizer, random_model
 from methods.editing.examples import Example, Kind
 from methods.editing.model import EditableModel, load_editable
-from methods.editing.patches import AnswerCache, PatchConfig, PatchSite, StreamConfig, StreamEdit
+from methods.editing.patches.cache import AnswerCache
+from methods.editing.patches.config import PatchConfig, StreamConfig
+from methods.editing.patches.mpn import StreamEdit
+from methods.editing.patches.site import PatchSite
 from orchestrator.errors import Problems, UserError, did_you_mean
 
 # Tokens of a claim, drawn uniformly.

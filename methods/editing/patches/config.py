@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from methods.editing.patches.losses import Confidence
+Confidence = Literal["entropy", "label smoothing", "none"]
 
 
 class PatchConfig(BaseModel):

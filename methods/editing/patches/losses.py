@@ -9,12 +9,10 @@ Shape legend: P pairs of a patch and a text's position that it must answer to, K
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Confidence = Literal["entropy", "label smoothing", "none"]
+from methods.editing.patches.config import Confidence
 
 
 def top_mean(values: Tensor, top: int, copies: int = 1) -> Tensor:

@@ -19,6 +19,7 @@ from methods.editing.patches.metrics import StreamMetrics, StreamPoint
 from methods.editing.patches.outcome import FIGURES, PatcherOutcome, StreamRun, Variant, VariantOutcome
 from methods.editing.patches.report import headline, report_sections
 from methods.editing.patches.stream import StreamResult
+from methods.editing.raw import edited_model
 from methods.editing.results import read_classifier
 from orchestrator.study import Summary, TrackedRun, TrialResult
 
@@ -106,7 +107,7 @@ def outcome_of(study: PatcherStudy, results: Sequence[TrialResult]) -> PatcherOu
     ]
     return PatcherOutcome(
         task=study.spec.task,
-        model=study.spec.model,
+        model=edited_model(study.spec),
         languages=tuple(study.languages),
         edit_language=study.spec.edit_language,
         paper_task=study.paper_task,
@@ -173,7 +174,7 @@ def _tracked(study: PatcherStudy, cell: Cell, result: TrialResult) -> TrackedRun
         name=result.trial.label,
         params={
             "study": study.name,
-            "model": study.spec.model,
+            "model": edited_model(study.spec),
             "data": study.spec.task,
             "variant": cell.variant.name,
             "drawn_from": cell.variant.drawn,

@@ -62,7 +62,7 @@ class PatchSite:
             raise UserError(
                 f"The feed-forward network of {type(model.hf).__name__} has {len(modules)} matrices, and a patch "
                 "neuron needs one key matrix and one value matrix: a gated network has no place for it. Use a model "
-                "without gates, such as BERT, XLM-R, BLOOM or XGLM."
+                f"without gates, such as {_fitting(model)}."
             )
         self.up: Any = ups[0]
         self.down: Any = downs[0]
@@ -236,9 +236,14 @@ class _Reached(Exception):
 def _not_a_chain(model: EditableModel) -> UserError:
     return UserError(
         f"What {type(model.hf).__name__} computes behind the feed-forward network of its last block is not a plain "
-        "chain of modules at each label position, so patched answers would be wrong. Use a model such as BERT, XLM-R, "
-        "BLOOM or XGLM, and a classifier that reads its first position."
+        "chain of modules at each label position, so patched answers would be wrong. Use a model such as "
+        f"{_fitting(model)}" + (", whose classifiers read the first position." if model.kind == "classifier" else ".")
     )
+
+
+def _fitting(model: EditableModel) -> str:
+    """Models that patches can be put into; classifiers of causal ones read the last position, not the first."""
+    return "BERT or XLM-R" if model.kind == "classifier" else "BERT, XLM-R, BLOOM or XGLM"
 
 
 def _probe(model: EditableModel) -> Encoded:

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
-from methods.editing.patches.config import PatchConfig, StreamConfig, TuningConfig
-from methods.editing.patches.losses import Confidence
+from methods.editing.patches.config import Confidence, PatchConfig, StreamConfig, TuningConfig
 from methods.editing.patches.outcome import ALL, Variant, VariantName
 from orchestrator.errors import Problems, did_you_mean
 from orchestrator.spec import SweepSpec

@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from methods.backbone import ModelDescription, check_model, describe_model
-from methods.editing import load_editable
+from methods.backbone import ModelDescription, check_model, describe_model, model_fingerprint
+from methods.backbone.addresses import NO_WEIGHTS, has_weights
 from methods.editing.classifier import RawClassifier
+from methods.editing.model import load_editable
 from methods.editing.patches.cache import AnswerCache
 from methods.editing.patches.estimate import estimate_streams, least_memory, trial_flops
 from methods.editing.patches.memory import Memory
@@ -30,7 +31,7 @@ from methods.editing.patches.results import result_table, summarize_patchers
 from methods.editing.patches.site import PatchSite
 from methods.editing.patches.spec import Cell, PatcherSpec, cells, check_languages, stream_config
 from methods.editing.patches.stream import VERSION, memory_of, run_stream
-from methods.editing.raw import CLASSIFIER, check_classifier, classifier_hash, raw_classifier
+from methods.editing.raw import CLASSIFIER, check_classifier, classifier_hash, edited_model, raw_classifier
 from methods.editing.results import classifier_table
 from methods.editing.tasks import LabelledTask, TaskData, prepare_task, task_is_labelled
 from orchestrator.data.labelled import LabelledStore
@@ -58,7 +59,8 @@ class Loaded:
     @cached_property
     def classifier(self) -> RawClassifier:
         context = self.context
-        return raw_classifier(self.study.spec, self.task, cache=context.cache, device=context.device)
+        study = self.study
+        return raw_classifier(study.spec, self.task, study.model_hash, cache=context.cache, device=context.device)
 
     @cached_property
     def cache(self) -> AnswerCache:
@@ -84,6 +86,7 @@ class PatcherStudy(Study[PatcherSpec]):
     spec_type = PatcherSpec
 
     description: ModelDescription
+    model_hash: str
     classifier_hash: str
     data: LabelledStore
     languages: tuple[str, ...]
@@ -110,12 +113,17 @@ class PatcherStudy(Study[PatcherSpec]):
         problems.raise_if_any()
         assert description is not None
         self.description = description
+        model = edited_model(spec)
+        self.model_hash = model_fingerprint(model, self.cache, weights=not self.only_plan)
+        self.can_measure = not self.only_plan or has_weights(model)
+        if not self.can_measure:
+            self.warnings.append(NO_WEIGHTS.format(model))
         task = self.task()
         check_texts(spec, task)
         self.languages, self.task_hash = task.languages, task.fingerprint
         self.split, self.requests = edit_split(task), stream_length(spec, task)
         self.warnings += task.warnings
-        self.classifier_hash = classifier_hash(spec, task, self.cache)
+        self.classifier_hash = classifier_hash(spec, task, self.model_hash)
 
     def _prepare_task(self) -> TaskData:
         """The texts. FEVER itself is English, so that no other language is there is no misspelling."""
@@ -131,8 +139,16 @@ class PatcherStudy(Study[PatcherSpec]):
         return prepare_task(spec.task, languages=spec.languages, cache=self.cache)
 
     def _describe_model(self) -> ModelDescription:
-        check_model(self.spec.model)
-        return describe_model(self.spec.model)
+        model = edited_model(self.spec)
+        check_model(model, weights=not self.only_plan)
+        description = describe_model(model, classifier=self.spec.classifier is not None)
+        if description.kind == "causal":
+            raise UserError(
+                f"Model {model!r} is of a causal family ({description.family}), whose classifiers read the last token "
+                "of a text, and answers of patched classifiers are computed at the first. Use a masked one, such as "
+                "BERT or XLM-R."
+            )
+        return description
 
     def task(self) -> LabelledTask:
         """The task of this sweep."""
@@ -148,7 +164,7 @@ class PatcherStudy(Study[PatcherSpec]):
 
     def describe(self) -> Mapping[str, str]:
         return {
-            "model": self.spec.model,
+            "model": edited_model(self.spec),
             "data": self.spec.task,
             "variants": ", ".join(dict.fromkeys(self.spec.variants)),
             "languages": str(len(self.languages)),

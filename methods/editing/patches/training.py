@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from methods.editing.losses import acc
 from methods.editing.patches.cache import AnswerCache, States
-from methods.editing.patches.config import PatchConfig
-from methods.editing.patches.losses import Confidence, activation_loss, memory_loss, position_weights, task_loss
+from methods.editing.patches.config import Confidence, PatchConfig
+from methods.editing.patches.losses import activation_loss, memory_loss, position_weights, task_loss
 from methods.editing.patches.memory import Memory, Queries, excitement
 from methods.editing.patches.neuron import NewPatches, PatchNeurons
 

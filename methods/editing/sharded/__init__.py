@@ -4,6 +4,6 @@ DeepSpeed's ZeRO stage 3 (Rajbhandari et al. 2020) through Accelerate. Every pro
 it trains on its share of each step's edits and computes the same table as the others.
 """
 
-from methods.editing.sharded.config import complete, ways_to_train
+from methods.editing.sharded.config import check_shares, complete, ways_to_train
 
-__all__ = ["complete", "ways_to_train"]
+__all__ = ["check_shares", "complete", "ways_to_train"]

@@ -25,12 +25,13 @@ from orchestrator.study import TrialContext
 
 
 def open_sharded(
-    spec: EditorSpec, config: Mapping[str, Any] | None, context: TrialContext
+    spec: EditorSpec, address: str, config: Mapping[str, Any] | None, context: TrialContext
 ) -> tuple[Accelerator, ShardedModel]:
     """Joins the other processes of the trial and loads this one's share of the model.
 
     Args:
         spec: of the sweep.
+        address: of the model.
         config: from `read_config`, if the user gave one.
         context: of the trial.
 
@@ -43,7 +44,7 @@ def open_sharded(
         clip=TrainingSettings(()).clip,
         cache=context.cache,
     )
-    return accelerator, load_sharded(spec.model, dtype=getattr(torch, spec.dtype), device=accelerator.device)
+    return accelerator, load_sharded(address, dtype=getattr(torch, spec.dtype), device=accelerator.device)
 
 
 def run_sharded_cell(

@@ -22,7 +22,7 @@ from orchestrator.data.content import digest_of
 from orchestrator.data.editing_split import SPLITS, EditingSplit
 from orchestrator.data.schema import OBJECT_SLOT, SUBJECT_SLOT
 
-VERSION = 1
+VERSION = 2
 """Part of the fingerprint: raised when the same facts and generator would give other draws."""
 
 Answers = Mapping[str, tuple[int, ...]]
@@ -154,16 +154,49 @@ class FactTask(EditTask):
         """The tokens of all objects of a relation in a language, of all splits; those without a token are left out."""
         names = self._facts[place].names.get(relation, {})
         texts = [" " + name if spaced else name for name in names.values()]
-        tokens = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        tokens = _continuing(self.tokenizer, texts) if self.kind == "causal" else _tokens(self.tokenizer, texts)
         return {uri: tuple(ids) for uri, ids in zip(names, tokens, strict=True) if ids}
 
     def _mask_counts_of(self, place: int) -> np.ndarray:
         """How many candidates of a language, of all relations, have at most 1, 2, ... tokens."""
         pools = self.data.facts.pools(self.languages[place]).values()
         candidates = list(dict.fromkeys(candidate for pool in pools for candidate in pool.candidates))
-        tokens = self.tokenizer(candidates, add_special_tokens=False)["input_ids"]
+        tokens = _tokens(self.tokenizer, candidates)
         ends: np.ndarray = np.cumsum(np.bincount([len(ids) for ids in tokens if ids])[1:])
         return ends
+
+
+def _tokens(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """The tokens of texts, without special ones."""
+    found: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    return found
+
+
+def _continuing(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """The tokens of texts that go on after another one.
+
+    A SentencePiece tokenizer reads a text as if a space stood before it, and would so answer a Chinese or Thai
+    template, where none does, with the word after a space. Such texts are read behind a character that they do not
+    merge with.
+    """
+    found = _tokens(tokenizer, texts)
+    if not tokenizer.tokenize("x")[0].startswith(_SPACES):
+        return found
+    places = set(range(len(texts)))
+    for before in _BEFORE:
+        (start,) = _tokens(tokenizer, [before])
+        if tokenizer.unk_token_id in start:
+            continue
+        behind = _tokens(tokenizer, [before + text for text in texts])
+        fitting = {place for place in places if behind[place][: len(start)] == start}
+        found = [ids[len(start) :] if place in fitting else found[place] for place, ids in enumerate(behind)]
+        places -= fitting
+    return found
+
+
+_SPACES = ("▁", "Ġ")
+"""How tokens are written that begin with a space."""
+_BEFORE = ("。", "x", ".")
 
 
 class _Facts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from methods.editing.patches import AnswerCache, States
+from methods.editing.patches.cache import AnswerCache, States
 from methods.editing.patches.plain import plain_answers, plain_right
 from tests.editing.patches.test_neuron import random_patches
 from tests.editing.patches.world import World

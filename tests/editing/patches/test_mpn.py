@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from methods.editing.patches import StreamConfig
+from methods.editing.patches.config import StreamConfig
 from methods.editing.patches.mpn import decide
 
 LIST = ("en", "de", "fr")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods.editing.patches import PatchNeurons, PatchSite
-from methods.editing.patches.neuron import NewPatches, initial_values
+from methods.editing.patches.neuron import NewPatches, PatchNeurons, initial_values
+from methods.editing.patches.site import PatchSite
 from orchestrator.errors import UserError
 from tests.editing.patches.world import World
 from tests.editing.tiny import attached, tiny_editable, weights
@@ -101,7 +101,7 @@ def test_other_families_have_a_place_for_patches_too(family: str) -> None:
 
 
 def test_gated_networks_are_refused() -> None:
-    from methods.editing import EditableModel
+    from methods.editing.model import EditableModel
     from tests.backbone.tiny import tiny_model, tiny_tokenizer
 
     gated = EditableModel(tiny_model("llama"), tiny_tokenizer("causal"), "causal", edited_blocks=1)

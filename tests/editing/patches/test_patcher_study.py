@@ -274,6 +274,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "more folders run than there are": ({"folders_run": 2}, "--folders-run"),
     "one language": ({"languages": ("en",)}, "in en alone"),
     "no classifier": ({"classifier": "nowhere"}, "nowhere"),
+    "a language model as classifier": ({"classifier": "atlas-bert"}, "BertForMaskedLM"),
+    "a causal model to train one from": ({"classifier": None, "model": "atlas-bloom"}, "read the last token"),
 }
 
 

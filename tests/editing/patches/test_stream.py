@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from methods.editing import Example
-from methods.editing.patches import Evaluation, PatchConfig, StreamEdit, StreamResult
+from methods.editing.examples import Example
 from methods.editing.patches.baselines import TunedFeedForward, tune
-from methods.editing.patches.config import TuningConfig
+from methods.editing.patches.config import PatchConfig, TuningConfig
 from methods.editing.patches.journal import TENSORS
+from methods.editing.patches.mpn import StreamEdit
 from methods.editing.patches.plain import plain_answers, plain_right, plain_stream
+from methods.editing.patches.stream import Evaluation, StreamResult
 from orchestrator.errors import UserError
 from tests.editing.patches.world import QUICK, World
 from tests.editing.tiny import attached, weights
@@ -227,7 +228,7 @@ def test_patches_teach_what_was_wrong_and_stop_by_themselves(small: World, tmp_p
 
 
 def test_an_empty_memory_and_no_evaluation_are_fine(small: World, tmp_path: Path) -> None:
-    from methods.editing.patches import memory_of
+    from methods.editing.patches.stream import memory_of
 
     result = small.run(
         small.config(), tmp_path, memory=memory_of(small.cache, [], []), evaluation=Evaluation(), edits=small.edits[:2]

@@ -15,19 +15,13 @@ from typing import Any
 import torch
 import transformers
 
-from methods.editing import EditableModel, Example
-from methods.editing.examples import Kind
-from methods.editing.patches import (
-    AnswerCache,
-    Evaluation,
-    PatchConfig,
-    PatchSite,
-    StreamConfig,
-    StreamEdit,
-    StreamResult,
-    memory_of,
-    run_stream,
-)
+from methods.editing.examples import Example, Kind
+from methods.editing.model import EditableModel
+from methods.editing.patches.cache import AnswerCache
+from methods.editing.patches.config import PatchConfig, StreamConfig
+from methods.editing.patches.mpn import StreamEdit
+from methods.editing.patches.site import PatchSite
+from methods.editing.patches.stream import Evaluation, StreamResult, memory_of, run_stream
 from tests.backbone.tiny import HEADS, HIDDEN, INNER, WORDS, tiny_tokenizer
 from tests.editing.tiny import CLASSES, LANGUAGES, TARGETS, tiny_editable
 
