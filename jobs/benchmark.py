@@ -19,6 +19,7 @@ from rich.console import Console
 from orchestrator.cli import StopSignals, guarded
 from orchestrator.console import command, say
 from orchestrator.errors import UserError
+from orchestrator.options import flag_of
 from orchestrator.report.blocks import Table
 from orchestrator.report.terminal import print_table
 from orchestrator.workspace import output_root
@@ -107,13 +108,12 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--against",
         type=_words,
-        default=("naive",),
         metavar="A,B",
         help="naive, pyvene, nnsight or none; default: naive",
     )
     add("--pairs", type=_words, metavar="I/J,...", help="layer pairs such as 4/10; default: all")
     add("--sample-pairs", type=int, metavar="N", help="run the other contenders on N pairs and scale; default: all")
-    add("--repeats", type=int, default=2, metavar="N", help="runs of every contender, in turn; default: 2")
+    add("--repeats", type=int, metavar="N", help="runs of every contender, in turn; default: 2")
     _threads_option(add)
     add("--memory", metavar="SIZE", help="bound for the lattice's memory, e.g. 4GB; default: no bound")
     _device_option(add)
@@ -316,6 +316,14 @@ def run_weights(options: argparse.Namespace, console: Console, errors: Console) 
 
 def run_layer_search(options: argparse.Namespace, console: Console, errors: Console) -> int:
     memory = _bytes(options.memory)
+    several = len(options.queries) > 1
+    if several:
+        no_use = [name for name in ("against", "sample_pairs", "repeats", "growth") if getattr(options, name)]
+        if no_use:
+            raise UserError(
+                f"{', '.join(map(flag_of, no_use))} would be ignored: several numbers of --queries show how time and "
+                "memory of the lattice grow, and nothing else runs. Leave out what has no use, or ask for one number."
+            )
     import torch
 
     from methods.lrp2.benchmark import (
@@ -328,7 +336,7 @@ def run_layer_search(options: argparse.Namespace, console: Console, errors: Cons
         tables,
     )
 
-    several = len(options.queries) > 1
+    against = options.against or ("naive",)
     settings = Settings(
         shape=options.shape,
         cache=output_root(None) / "cache",
@@ -337,10 +345,10 @@ def run_layer_search(options: argparse.Namespace, console: Console, errors: Cons
         queries=options.queries[0],
         facts=options.facts,
         pools=options.pools,
-        against=() if several or options.against == ("none",) else options.against,
+        against=() if several or against == ("none",) else against,
         pairs=options.pairs,
         sample_pairs=options.sample_pairs,
-        repeats=options.repeats,
+        repeats=2 if options.repeats is None else options.repeats,
         threads=options.threads,
         memory_bytes=memory,
         device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),

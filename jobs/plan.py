@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -19,6 +19,7 @@ from methods.lrp2.spec import LRP2Spec
 from orchestrator.cli import StopSignals, guarded
 from orchestrator.console import command, say
 from orchestrator.errors import UserError
+from orchestrator.options import flag_of
 from orchestrator.spec import SweepSpec, parse_command_line
 
 DESCRIPTION = """\
@@ -44,6 +45,9 @@ ASKED = (
     *("model", "dtype", "placement", "workers_per_trial", "gpu_flops"),
     *("facts_per_trial", "max_facts", "pairs", "editors"),
 )
+
+# What does not plan a sweep, and the options it takes.
+TAKES: Mapping[str, Sequence[str]] = {"table": (), "efficiency": ("model", "dtype", "pace")}
 
 
 class SearchSpec(LRP2Spec):
@@ -144,8 +148,28 @@ def editor_tables() -> list[str]:
     return scaling.tables({name: spec for name, spec in specs.items() if isinstance(spec, EditorSpec)})
 
 
+def given_options() -> list[str]:
+    """The names of the options on the command line."""
+    words = parser()
+    for action in words._actions:
+        action.default = argparse.SUPPRESS
+    return list(vars(words.parse_args()))
+
+
+def check_use(given: Sequence[str]) -> None:
+    """Raises UserError where options were given that would be ignored; `given` are their names."""
+    mode = next((mode for mode in TAKES if mode in given), None)
+    taken = (mode, *TAKES[mode]) if mode else [name for name in given if name != "pace"]
+    if no_use := [name for name in given if name not in taken]:
+        flags = ", ".join(map(flag_of, no_use))
+        others = " and ".join(map(flag_of, TAKES[mode])) if mode else ""
+        why = f"{flag_of(mode)} takes {others or 'no other option'}" if mode else "it goes with --efficiency"
+        raise UserError(f"{flags} would be ignored: {why}. Leave out what has no use.")
+
+
 def run(console: Console, errors: Console, signals: StopSignals) -> int:
     asked = parser().parse_args()
+    check_use(given_options())
     from methods.editing.scaling import Sweep as EditorSweep
     from methods.lrp2 import scaling
     from orchestrator.placement import Node

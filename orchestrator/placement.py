@@ -211,10 +211,10 @@ def _check_request(spec: SweepSpec, gpus: float, largest: Node, where: str, prob
 def _cores() -> int:
     """Cores this process may use: its affinity and its container's quota, whichever is less."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _read("/sys/fs/cgroup/cpu.max") or ""
-    limit, _, period = quota.partition(" ")
-    if limit.isdigit() and period.isdigit():
-        cores = min(cores, max(1, int(limit) // int(period)))
+    first_version = [_read(f"/sys/fs/cgroup/cpu/cpu.cfs_{part}_us") or "" for part in ("quota", "period")]
+    for limit, period in ((_read("/sys/fs/cgroup/cpu.max") or "").partition(" ")[::2], first_version):
+        if limit.isdigit() and period.isdigit():  # "max" and -1 are no limit
+            cores = min(cores, max(1, int(limit) // int(period)))
     return cores
 
 

@@ -18,6 +18,7 @@ from orchestrator.sweep import finished_trials, stopped_trials
 from orchestrator.workspace import Workspace
 
 SHOWN_TRIALS = 60
+UNKNOWN = "not known, as it cannot be measured on this machine"
 
 
 def show_plan(
@@ -55,9 +56,9 @@ def show_plan(
         + f"{len(pending)} to run",
         "machines": f"{len(nodes)} with {_counted(cores, 'core')}" + (f" and {_counted(gpus, 'GPU')}" if gpus else ""),
         "placement": str(placement),
-        "work": f"{estimate.flops:.2e} floating-point operations",
+        "work": UNKNOWN if pending and not estimate.flops else f"{estimate.flops:.2e} floating-point operations",
         "memory": f"at least {in_bytes(plan.chosen.least)} a trial, up to what the placement gives it",
-        "time": f"{about} {_time(estimate, plan, pending, at_a_time, share)}" if pending else "nothing to compute",
+        "time": _time(estimate, plan, pending, at_a_time, share, about),
         "results": str(workspace.folder),
     }
     width = max(len(name) for name in facts)
@@ -81,9 +82,13 @@ def _estimate(study: Study[Any], pending: Sequence[Trial], plan: Plan, share: fl
     return Estimate(share * plan.needs.flops, 0.0)
 
 
-def _time(estimate: Estimate, plan: Plan, pending: Sequence[Trial], at_a_time: int, share: float) -> str:
+def _time(estimate: Estimate, plan: Plan, pending: Sequence[Trial], at_a_time: int, share: float, about: str) -> str:
     """What the rest of the grid takes: measured and handed out as in the sweep, or computed by the planner."""
+    if not pending:
+        return "nothing to compute"
+    if not (estimate.flops or estimate.seconds):
+        return UNKNOWN
     if estimate.seconds or plan.chosen.seconds is None:
         total = sum(trial.cost for trial in pending) or 1.0
-        return duration(makespan([estimate.seconds * trial.cost / total for trial in pending], at_a_time))
-    return f"{in_hours(share * plan.chosen.seconds)}, computed and not measured"
+        return f"{about} {duration(makespan([estimate.seconds * trial.cost / total for trial in pending], at_a_time))}"
+    return f"{about} {in_hours(share * plan.chosen.seconds)}, computed and not measured"

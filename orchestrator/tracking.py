@@ -122,17 +122,17 @@ def send(folder: Path, uri: str) -> None:
         raise UserError(
             f"{folder / TRACKING_FILE} cannot be read ({error}). Run the sweep again to renew it."
         ) from error
-    is_file = uri.startswith("sqlite:")
     os.environ.update(PRIVATE)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Several sweeps may end at once, and MLflow's migration of a fresh database does not bear company.
-    turn = FileLock(folder.parent / ".mlflow.lock") if is_file else nullcontext()
+    # Several sweeps may end at once, also of several outputs, and MLflow's migration of a fresh database does not bear
+    # company. The lock makes the folder of a database that is not there yet.
+    database = _database(uri)
     try:
-        with turn:
+        with FileLock(database.with_name(f".{database.name}.lock")) if database else nullcontext():
             client = MlflowClient(tracking_uri=uri)
             place = None if uri.startswith("http") else (folder.parent / "mlartifacts").as_uri()
             with _environment(KNOCKING):
@@ -141,6 +141,14 @@ def send(folder: Path, uri: str) -> None:
                 _send(client, _experiment(client, content["experiment"], place), content, folder)
     except (MlflowException, OSError) as error:  # the errors of requests are OSErrors
         raise TrackingUnavailable(_first_line(error)) from error
+
+
+def _database(uri: str) -> Path | None:
+    """The file of an sqlite address, the same however it is written; None for a server, or a database in memory."""
+    if not uri.startswith("sqlite"):
+        return None
+    name = uri.partition(":///")[2].partition("?")[0]
+    return Path(name).resolve() if name not in ("", ":memory:") else None
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:

@@ -1,13 +1,18 @@
-"""Neurons and patch neurons as a user meets them: one small sweep each, from command to report, and run again."""
+"""Neurons and patch neurons as a user meets them: one small sweep each, from command to report, and run again.
+
+And what every job of the folder is held to.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.jobs import run_job
+from tests.jobs import ROOT, run_job
 
 JOBS: dict[str, tuple[str, tuple[str, ...]]] = {
     "neurons": (
@@ -26,6 +31,15 @@ JOBS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }
+
+
+def test_no_job_imports_torch_before_there_is_something_to_run() -> None:
+    """Seconds that ``--help`` and every mistake would cost."""
+    names = sorted(path.stem for path in (ROOT / "jobs").glob("[a-z]*.py"))
+    code = f"import sys, {', '.join(f'jobs.{name}' for name in names)}; "
+    code += "print(sorted({'torch', 'transformers', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.slow

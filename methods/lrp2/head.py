@@ -63,8 +63,12 @@ class Head:
         grain = tile if vocabulary > tile / LEVELS[0] else 1  # levels of whole tiles
         edges = sorted({0, vocabulary, *(round(part * vocabulary / grain) * grain for part in LEVELS[:-1])})
         left = torch.tensor([vocabulary - edge for edge in edges[:-1]], device=weight.device).double()
-        parts = [[part.double().sum(0) for part in weight[a:b].split(tile)] for a, b in pairwise(edges)]
-        sums = torch.stack([torch.stack(part).sum(0) for part in parts])
+        # One buffer for all parts: what an allocator is handed back in between it may never use again.
+        wide_part = torch.empty(tile, weight.shape[1], dtype=torch.float64, device=weight.device)
+        sums = torch.zeros(len(left), weight.shape[1], dtype=torch.float64, device=weight.device)
+        for level, (a, b) in enumerate(pairwise(edges)):
+            for part in weight[a:b].split(tile):
+                sums[level] += wide_part[: len(part)].copy_(part).sum(0)
         rest_weight = sums.flip(0).cumsum(0).flip(0) / left[:, None]
         rest_bias = torch.zeros_like(left)
         if bias is not None:

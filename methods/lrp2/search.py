@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.backbone import Backbone
 from methods.backbone.projection import LastLayer, Pair
+from methods.backbone.resident import taken_bytes
 from methods.backbone.streaming import StreamedBackbone
 from methods.lrp2.footprint import (
     FEWEST_TILE_ROWS,
@@ -333,13 +333,13 @@ class LayerSearch:
         return max(FEWEST_TILE_ROWS, fit if self.backbone.streamed else min(most, fit))
 
     def _free_bytes(self) -> int | None:
-        """Memory left for states: the bound less the weights, the process itself and the blocks' working space."""
+        """Memory left for states: the bound less the process with its weights, the blocks' working space and the head's
+        tables."""
         if self.memory_bytes is None:
             return None
+        there = self.backbone.mapped_bytes if self.device == "cuda" else taken_bytes()
         working = working_bytes(self.backbone.description, self.backbone.dtype, self.device)
-        weights = self.backbone.mapped_bytes
-        process = 0 if self.device == "cuda" else int(psutil.Process().memory_full_info().uss)
-        return int(TILE_SHARE * (self.memory_bytes - weights - process - working))
+        return int(TILE_SHARE * (self.memory_bytes - there - working - self._head_room()))
 
     def _likely(self, last: Tensor) -> Tensor:
         """Hints for the normalisers of all branches [M, H]; none where every row is normalised anyway."""
@@ -355,10 +355,12 @@ class LayerSearch:
         per_branch += (tile.raw_reads.numel() + 8 * len(tile.set_of) + 16 * tile.query_sets.numel()) * 4
         per_branch += sum(group.rows.numel() * group.tokens.shape[1] for group in tile.reads) * 12
         per_branch += len(tile.pack.need) * _askers(branches) * LIKELY * 12
+        return max(1, self._head_room() // per_branch)
+
+    def _head_room(self) -> int:
+        """Bytes for the tables of the branches that the head takes together."""
         room = HEAD_BYTES[self.device]
-        if self.memory_bytes is not None:
-            room = min(room, int(HEAD_SHARE * self.memory_bytes))
-        return max(1, room // per_branch)
+        return room if self.memory_bytes is None else min(room, int(HEAD_SHARE * self.memory_bytes))
 
 
 def _askers(branches: int) -> int:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from methods.backbone import Backbone, ModelDescription
+from methods.backbone.resident import taken_bytes
 from methods.neurons.attribution import Projection, attribute
 from methods.neurons.effects import TREATMENTS, treated_probabilities, treatments
 from methods.neurons.prompts import Prompt
@@ -120,8 +120,7 @@ class Runner:
         most = STATES_AT_ONCE[device] // description.hidden_size
         if self.memory_bytes is None:
             return most
-        process = 0 if device == "cuda" else int(psutil.Process().memory_full_info().uss)
-        free = self.memory_bytes - process - description.weight_bytes(self.backbone.dtype)
+        free = self.memory_bytes - (self.backbone.mapped_bytes if device == "cuda" else taken_bytes())
         return min(most, max(1, int(0.8 * free) // bytes_per_row(description, self.backbone.dtype)))
 
 

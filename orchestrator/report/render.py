@@ -18,13 +18,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from orchestrator.data.atomic import write_atomically
+from orchestrator.data.atomic import explained, write_atomically
 from orchestrator.report import dotplot, exports, heatmap, lineplot, scales, theme
 from orchestrator.report.blocks import DotPlot, Figure, HeatMaps, LinePlot, Section, Table
 from orchestrator.report.cells import cell_parts, numeric_columns, sort_number
 from orchestrator.report.languages import is_language_label
 
 Picture = DotPlot | LinePlot | HeatMaps | Figure
+
+WRITTEN = ".report-files"
+"""Beside the page: the tables and pictures of the report, one path a line. Only what stands in it is ever removed."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def render_report(
     commands: Sequence[str],
 ) -> ReportFiles:
     """Writes ``report.html``, ``figures/<name>.png`` and ``.svg``, ``tables/<title>.csv`` and ``.tex``, all atomically.
+
+    Tables and pictures of an earlier report in this folder that this one does not have are removed; other files stay.
 
     Args:
         title: what was run, e.g. the sweep's name.
@@ -77,15 +82,36 @@ def render_report(
         commands=commands,
         files={id(block): own for block, own in zip(blocks, files, strict=True)},
     )
+    places = ["tables" if isinstance(block, Table) else "figures" for block in blocks]
+    current = {f"{place}/{file.name}" for place, own in zip(places, files, strict=True) for file in own}
+    earlier = _listed(folder)
+    _list(folder, earlier | current)  # before they are written: what a run that is killed leaves is known too
     written: dict[str, list[Path]] = {"figures": [], "tables": []}
-    for block, own in zip(blocks, files, strict=True):
-        place = "tables" if isinstance(block, Table) else "figures"
+    for place, own in zip(places, files, strict=True):
         for file in own:
             _write(folder / place / file.name, file.content)
         written[place].append(folder / place / own[0].name)
     html = folder / "report.html"
     _write(html, page.encode(errors="replace"))
+    for path in (folder / name for name in earlier - current):
+        if path.is_file():
+            with explained(path):
+                path.unlink()
+    _list(folder, current)
     return ReportFiles(html, **written)
+
+
+def _listed(folder: Path) -> set[str]:
+    """The tables and pictures that earlier reports wrote into a folder."""
+    try:
+        lines = (folder / WRITTEN).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return set()
+    return {line for line in lines if len(Path(line).parts) == 2 and Path(line).parts[0] in ("figures", "tables")}
+
+
+def _list(folder: Path, names: set[str]) -> None:
+    _write(folder / WRITTEN, "".join(f"{name}\n" for name in sorted(names)).encode())
 
 
 @dataclass(frozen=True)

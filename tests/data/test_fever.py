@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.data.labelled import prepare_labelled
+from orchestrator.data.loaders.fever import TENTHS, TENTHS_OF_ONE_FILE, Claim, _dealt
 from orchestrator.errors import UserError
 from tests.data.labelled_contract import LabelledContract
 from tests.data.samples import write_lines
@@ -94,11 +97,22 @@ def test_one_file_is_dealt_into_all_splits(tmp_path: Path) -> None:
     assert renamed.languages == ("en", "fr")
 
 
-def test_the_sizes_of_the_published_split(tmp_path: Path) -> None:
-    from orchestrator.data.loaders.fever import TENTHS, Claim, _dealt
-
+def test_the_sizes_of_the_published_split() -> None:
     dealt = _dealt({str(n): Claim(str(n), 0, ()) for n in range(104_966)}, TENTHS)
     assert [len(uuids) for uuids in dealt.values()] == [83_972, 10_496, 10_496]
+
+
+@given(texts=st.lists(st.sampled_from("abcdefgh"), max_size=60), one_file=st.booleans())
+def test_equal_claims_are_never_parted(texts: list[str], one_file: bool) -> None:
+    tenths = TENTHS_OF_ONE_FILE if one_file else TENTHS
+    dealt = _dealt({str(number): Claim(text, 0, ()) for number, text in enumerate(texts)}, tenths)
+    found: dict[str, set[str]] = {}
+    for split, uuids in dealt.items():
+        for uuid in uuids:
+            found.setdefault(texts[int(uuid)], set()).add(split)
+    assert all(len(splits) == 1 for splits in found.values())
+    everywhere = [uuid for uuids in dealt.values() for uuid in uuids]
+    assert len(set(everywhere)) == len(everywhere) >= sum(len(texts) * share // 10 for share in tenths.values())
 
 
 def test_all_mistakes_are_named_with_their_line(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import transformers
 
-from methods.backbone.addresses import builtin_models
 from methods.editing.evaluation import SCHEMA
 from methods.editing.outcome import harmonic
 from methods.editing.results import MEASURED, trial_run
@@ -21,6 +20,7 @@ from methods.editing.study import MBERT, EditorStudy
 from orchestrator.errors import UserError
 from orchestrator.study import TrialStopped
 from tests.backbone.tiny import tiny_tokenizer
+from tests.editing.tiny import tiny_hugging_face
 from tests.trials import answer, context, results
 
 SMALL: dict[str, Any] = {
@@ -176,31 +176,33 @@ def test_a_trained_classifier_is_what_is_planned_and_named(cache: Path, tmp_path
             study(cache, task="atlas-claims", classifier=wrong)
 
 
-@pytest.mark.parametrize("task", ["atlas-facts", "atlas-claims"])
+@pytest.mark.parametrize("option", ["model", "classifier"])
 def test_a_hub_model_is_fetched_as_it_was_prepared(
-    task: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    option: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan asks for no weights, and a sweep goes on with its commit when the hub has moved."""
     snapshots = tmp_path / "models--org--name" / "snapshots"
     snapshots.mkdir(parents=True)
     asked: list[tuple[str | None, bool]] = []
-    (snapshots / "0123abcd").symlink_to(builtin_models()["atlas-bert"])
+    tiny = tiny_hugging_face("bert" if option == "model" else "bert-classifier")
+    for files in (tiny, tiny_tokenizer()):
+        files.save_pretrained(snapshots / "0123abcd")
 
     def download(name: str, *, revision: str | None, allow_patterns: list[str], **_: object) -> str:
         asked.append((revision, "*.safetensors" in allow_patterns))
         return str(snapshots / (revision or "0123abcd"))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    options = {"task": task, "model": "org/name", "classifier_epochs": 1 if task == "atlas-claims" else None}
-    plan = study(cache, only_plan=True, **options)
-    assert plan.trials()
-    assert not any(weights for _, weights in asked)
-    made = study(cache, **options)
+    for task in ("atlas-claims",) if option == "classifier" else ("atlas-claims", "atlas-facts"):
+        plan = study(cache, only_plan=True, task=task, **{option: "org/name"})
+        assert plan.trials()
+        assert not any(weights for _, weights in asked)
+    made = study(cache, task=task, **{option: "org/name"})
     assert [trial.key for trial in made.trials()] == [trial.key for trial in plan.trials()]
     asked.clear()
     loaded = made.load(context(cache, tmp_path))
     assert loaded.model.kind == plan.kind
-    assert loaded.known.model == (loaded.classifier.fingerprint if loaded.classifier else "commit-0123abcd")
+    assert loaded.known.model == "commit-0123abcd"
     assert {revision for revision, _ in asked} == {"0123abcd"}
 
 

@@ -18,7 +18,7 @@ CLUSTER = ROOT / "cluster"
 STAND_IN = """#!/usr/bin/env bash
 echo "${0##*/} $*" >> "$CALLS"
 [ "${0##*/}" != scontrol ] || printf 'node1\\nnode2\\n'
-[[ "$*" != *hostname* ]] || echo 10.0.0.1
+[[ "$*" != *"hostname --ip"* ]] || echo 10.0.0.1
 [ "$1" != - ] || until [ "$(grep -c ' ray start ' "$CALLS")" = 2 ]; do sleep 0.01; done
 """
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator import placement as placement_module
 from orchestrator.errors import UserError
 from orchestrator.placement import Node, Placement, cluster_nodes, in_bytes, place, this_machine
 from orchestrator.spec import SweepSpec
@@ -92,3 +94,21 @@ def test_this_machine_and_the_nodes_of_a_cluster() -> None:
 
 def test_bytes_for_people() -> None:
     assert [in_bytes(count) for count in (999, 4_000, 3_500_000_000, 2e12)] == ["999 B", "4 kB", "3.5 GB", "2.0 TB"]
+
+
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ({}, 64),
+    ],
+)
+def test_a_containers_share_of_the_cores_is_its_quota(
+    files: dict[str, str], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    monkeypatch.setattr(placement_module, "_read", lambda path: files.get(path.removeprefix("/sys/fs/cgroup/")))
+    assert this_machine(with_gpus=False).cores == most

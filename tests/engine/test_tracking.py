@@ -10,10 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from filelock import FileLock
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -120,6 +122,19 @@ def server(tmp_path: Path) -> Iterator[str]:
 def test_a_database_beside_the_results(tmp_path: Path) -> None:
     check_that_sending_twice_adds_nothing(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert (tmp_path / "mlartifacts").is_dir()
+
+
+def test_who_shares_a_database_waits_for_others_wherever_their_output_is(tmp_path: Path) -> None:
+    """MLflow's migration of a fresh database does not bear company."""
+    database = tmp_path / "shared" / "mlflow.db"
+    write(tmp_path / "output" / "mine")
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(database.with_name(".mlflow.db.lock")):
+            sending = pool.submit(send, tmp_path / "output" / "mine", f"sqlite:///{database}")
+            assert not wait([sending], timeout=0.5).done
+            assert not database.exists()
+        sending.result()
+    assert len(runs(f"sqlite:///{database}")[0]) == 1
 
 
 def test_a_server(tmp_path: Path, server: str) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import runpy
-import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from jobs import benchmark as benchmark_job
 from methods.backbone.projection import all_pairs
 from methods.lrp2 import benchmark
 from methods.lrp2.benchmark import measure
@@ -27,10 +27,14 @@ from methods.lrp2.benchmark.cases import (
 )
 from methods.lrp2.benchmark.contenders import Answer
 from methods.lrp2.search import LayerSearch
+from orchestrator import weights_benchmark
+from orchestrator.cli import guarded
 from orchestrator.errors import UserError
+from orchestrator.weights_benchmark import Journey, journey_sentence
 from tests.backbone.tiny import tiny, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
+MATRIX_RATE = measure.matrix_rate
 MAIN_KEYS = {"ratio", "ratio_hits", "hits_equal", "max_abs_diff", "peak_mb", "roofline_fraction"}
 
 
@@ -55,12 +59,18 @@ def quick_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "matrix_rate", lambda backbone: (1e11, 1e11))
 
 
-def test_the_command_writes_json(folders: dict[str, Path]) -> None:
+def test_the_command_writes_json(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measure, "matrix_rate", MATRIX_RATE)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # other tests share this process
     options = ["--shape", str(folders["bert"]), "--queries", "3", "--repeats", "1", "--threads", "1", "--json", "-"]
-    words = [sys.executable, "jobs/benchmark.py", "layer-search", *options]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    monkeypatch.setattr(sys, "argv", ["jobs/benchmark.py", "layer-search", *options])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "jobs" / "benchmark.py"), run_name="__main__")
+    told = capsys.readouterr()
+    assert stop.value.code == 0, told.err
+    result = json.loads(told.out)
     assert result.keys() >= MAIN_KEYS
     assert result["hits_equal"] is True
     assert result["max_abs_diff"] < 1e-4
@@ -77,6 +87,32 @@ def test_mistakes_are_told_with_a_way_out(monkeypatch: pytest.MonkeyPatch, capsy
     told = capsys.readouterr().err
     for hint in ("Did you mean 'mbert'?", "Did you mean 'naive'?", "Did you mean 'de'?"):
         assert hint in told
+
+
+def test_options_that_growing_queries_would_ignore_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--shape", "mbert", "--queries", "1,10", "--against", "naive", "--repeats", "3"]
+    monkeypatch.setattr(sys, "argv", ["jobs/benchmark.py", "layer-search", *words])
+    assert guarded(benchmark_job.run, "") == 2
+    assert "--against, --repeats would be ignored" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_cost_of_a_further_process_is_measured(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One process with a tiny model; how checkpoints travel between nodes, tests/scale tells."""
+    journey = Journey(size=10**6, naming=0.1, bringing=0.5, again=0.001)
+    monkeypatch.setattr(weights_benchmark, "measure_journey", lambda folder: journey)
+    words = ["--model", str(folders["bert"]), "--processes", "1", "--json", "-"]
+    monkeypatch.setattr(sys, "argv", ["jobs/benchmark.py", "weights", *words])
+    assert guarded(benchmark_job.run, "") == 0
+    result = json.loads(capsys.readouterr().out)
+    (alone,) = result["sharing"]
+    assert alone["processes"] == 1
+    assert 0 < alone["private"] <= alone["loaded"]
+    assert result["journey"] == asdict(journey)
+    assert journey_sentence(journey).startswith("To a second node: 1 MB in 0.5 s (2 MB a second)")
 
 
 @pytest.mark.parametrize("family", ["bert", "bloom"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from methods.backbone import vectors
 from methods.backbone.projection import all_pairs, parse_pairs, projected, shift_between
@@ -77,6 +78,16 @@ def test_vectors_are_computed_by_one_while_the_others_wait(tmp_path: Path, monke
     assert computed == ["exclude"]
     expected = language_vectors(backbone, [SENTENCES], specials="exclude")
     assert all(torch.equal(one, expected) for one in found)
+
+
+@pytest.mark.parametrize("content", [b"", b"cut off before its end"])
+def test_a_damaged_file_of_vectors_is_replaced(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "de.safetensors"
+    path.write_bytes(content)
+    for _ in range(2):
+        found = cached_vectors(tiny("bert"), [SENTENCES], path=path, specials="include", last_layer="normed")
+        assert torch.equal(found, language_vectors(tiny("bert"), [SENTENCES]))
+    assert torch.equal(load_file(path)["vectors"], found)
 
 
 def test_special_tokens_are_a_choice() -> None:

@@ -131,6 +131,26 @@ def test_the_job_plans_a_model_that_is_not_there(
     assert "'much' is no size such as 80GB" in errors
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--table", "--gpus", "1", "--efficiency"), "--gpus, --efficiency would be ignored: --table takes no other"),
+        (
+            ("--efficiency", "--nodes", "2"),
+            "--nodes would be ignored: --efficiency takes --model and --dtype and --pace",
+        ),
+        (("--pace", "sweep", "--gpus", "8"), "--pace would be ignored: it goes with --efficiency"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, errors = planned(*words, capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, out) == (2, "")
+    assert told in errors
+
+
 def test_a_dry_run_plans_a_model_whose_weights_are_not_at_hand(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.backbone.projection import all_pairs
-from methods.lrp2 import footprint
+from methods.lrp2 import footprint, ranking
 from methods.lrp2 import search as search_module
+from methods.lrp2.head import Head
 from methods.lrp2.lattice import schedule
 from methods.lrp2.search import LayerSearch, OutOfMemory
+from methods.lrp2.tiles import build_tile
 from tests.lrp2.cases import World, world
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -240,3 +242,29 @@ def test_a_fact_without_tokens_for_its_object_is_never_a_hit() -> None:
     queries = [dataclasses.replace(query, gold=-1) for query in case.queries[:3]] + case.queries[3:]
     result = LayerSearch(case.backbone).run(queries, case.shift, all_pairs(4))
     assert not result.hits[:3].any()
+
+
+@pytest.mark.parametrize("family", ["bert", "bloom"])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_bounds_of_logits_in_bfloat16_are_true_and_worth_having(family: str, scale: float) -> None:
+    """Rounding may not lift them above the normaliser; a margin for it may not make them say nothing."""
+    case = world(family)
+    weight, bias = case.backbone.unembedding
+    tile = build_tile(case.queries, trees=family == "bloom", ranking_only=True)
+    states = scale * torch.randn(3, len(tile.pack.need), weight.shape[1], generator=torch.Generator().manual_seed(0))
+    states += scale * weight.mean(0)
+    nothing = torch.empty(states.shape[1], 0, dtype=torch.long)
+    gaps = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        head = Head.of((weight, bias), dtype)
+        _, bound, estimate = ranking._read(states, tile, head, nothing)
+        norms = head.normalisers(states, bound.clone(), estimate)
+        norms.raise_to(torch.ones_like(norms.level))
+        part = norms.bound.clone()
+        norms.raise_to(torch.full_like(norms.level, norms.last))
+        logits = torch.nn.functional.linear(states.to(dtype), head.weight, head.bias).float()
+        torch.testing.assert_close(norms.bound, logits.logsumexp(-1), atol=1e-4, rtol=1e-4)
+        assert (bound <= part).all()
+        assert (part < norms.bound).all()
+        gaps[dtype] = (norms.bound - bound).mean()
+    assert gaps[torch.bfloat16] < gaps[torch.float32] + 1

@@ -12,10 +12,12 @@ import torch
 from transformers import BloomConfig
 
 from methods.backbone import load_backbone
+from methods.backbone.footprint import Footprint
 from methods.backbone.projection import all_pairs
 from methods.lrp2 import search as search_module
 from methods.lrp2 import study as study_module
 from methods.lrp2.benchmark.streaming import StreamingSettings, run_streaming, streaming_sentence, streaming_tables
+from methods.lrp2.footprint import bytes_per_row, fitting_rows, rows_at_once
 from methods.lrp2.lattice import schedule
 from methods.lrp2.results import trial_record
 from methods.lrp2.search import LayerSearch
@@ -103,9 +105,21 @@ def test_a_tile_of_a_streamed_model_is_as_large_as_fits(tmp_path: Path) -> None:
     assert rows[1] > 1000 * rows[0]
 
 
+def test_rows_beyond_those_that_a_block_takes_at_once_need_working_space_too(tmp_path: Path) -> None:
+    """With few pairs states are cheap, but one branch of all rows goes through a block whole."""
+    model = Footprint.of("bloom-7b1", torch.bfloat16).description
+    walk, free = schedule(((1, 2),), model.num_layers), 10**9
+    row, wide = bytes_per_row(model, torch.bfloat16, walk), rows_at_once(model.hidden_size, "cpu")
+    rows = fitting_rows(model, torch.bfloat16, walk, "cpu", free)
+    taken = [n * row + (n - wide) * 12 * model.hidden_size * 2 for n in (rows, rows + 1)]
+    assert rows > wide
+    assert taken[0] <= free < 1.001 * taken[1]
+    assert fitting_rows(model, torch.bfloat16, walk, "cpu", 100 * row) == 100
+
+
 def trials_of(cache: Path, placement: str, **options: Any) -> tuple[LRP2Study, list[TrialResult]]:
     """A small sweep, run as a worker would whose model lies in a given way; vectors included."""
-    made = LRP2Study(LRP2Spec(**SMALL_SWEEP, **options), cache)
+    made = LRP2Study(LRP2Spec(**{**SMALL_SWEEP, **options}), cache)
     made.prepare()
     context = TrialContext(cache, cache, 1, "cpu", 2 * 10**9, lambda fraction: None, placement=placement)
     loaded = made.load(context)
@@ -140,11 +154,24 @@ def test_inexact_hits_are_checked_against_a_second_model_that_is_streamed_too(
         _, results = trials_of(tmp_path / way, way, dtype="bfloat16", precision_sample=8)
         assert set(loaded) == {(torch.bfloat16, way), (torch.float32, way)}
         loaded.clear()
+        dtypes = {file.stem.split("-")[-1] for file in (tmp_path / way).glob("vectors/*.safetensors")}
+        assert dtypes == ({"bfloat16", "float32"} if way == "single" else {"bfloat16"})
         for result in results:
             changed, compared = trial_record(result.table)["changed"]
             pairs = len(trial_record(result.table)["pairs"])
             assert compared == 8 * (1 + pairs)
             assert changed <= compared // 4, "bfloat16 moves a few answers, another model would move most"
+
+
+def test_the_naive_loop_in_inexact_arithmetic_is_checked_by_the_lattice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop takes no streamed model, and the second one is streamed where it does not fit beside the first."""
+    monkeypatch.setattr(study_module, "fits_beside", lambda *_: False)
+    small = {"max_facts": 4, "pairs": ("1/2",), "dtype": "bfloat16", "precision_sample": 2}
+    _, results = trials_of(tmp_path, "single", search="naive", **small)
+    compared = {result.trial.label: trial_record(result.table)["changed"][1] for result in results}
+    assert compared == {"de": 2 * (1 + 1), "en": 2}
 
 
 def test_the_naive_loop_wants_the_model_in_one_piece(tmp_path: Path) -> None:

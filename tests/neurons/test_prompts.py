@@ -45,7 +45,9 @@ class TestMasked:
         backbone = SimpleNamespace(kind="masked", tokenizer=tokenizer, max_length=None)
         rows = facts(("france", "paris", CAPITAL), ("france", "paris", "[Y] is [X]"))
         prompts, _ = build_prompts(backbone, rows)  # type: ignore[arg-type]
-        assert [tokenizer.convert_ids_to_tokens(list(prompt.tokens)) for prompt in prompts] == [["Ġparis"], ["paris"]]
+        pieces = [tokenizer.convert_ids_to_tokens(list(prompt.tokens)) for prompt in prompts]
+        assert pieces == [["Ġparis"], tokenizer.tokenize("paris")]
+        assert "Ġ" not in "".join(pieces[1])
 
     def test_objects_of_several_tokens_may_be_left_out(self) -> None:
         rows = facts(("france", "berliner", CAPITAL), ("france", "paris", CAPITAL))

@@ -20,7 +20,7 @@ from methods.lrp2.report import headline, report_sections
 from orchestrator.errors import UserError
 from orchestrator.report import theme
 from orchestrator.report.blocks import Figure, Section, Table
-from orchestrator.report.render import ReportFiles, render_report
+from orchestrator.report.render import WRITTEN, ReportFiles, render_report
 from tests.report.conftest import COMMANDS
 from tests.report.page import Element, parse
 from tests.report.synthetic import MANY_LANGUAGES, search_outcome
@@ -41,6 +41,22 @@ def line_figure() -> MatplotlibFigure:
 def render(folder: Path, sections: list[Section], **words: str) -> ReportFiles:
     text = {"title": "t", "headline": "h", **words}
     return render_report(folder, **text, sections=sections, provenance={}, commands=[])
+
+
+def test_what_an_earlier_report_had_and_this_one_has_not_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    groups = Section("Groups", "", [Table("Gain per group", ["group"], [["cjk"]]), Figure("groups", "", line_figure)])
+    kept = Section("Languages", "", [Table("Gain", ["language"], [["de"]]), Figure("gain", "", line_figure)])
+    render(tmp_path, [kept, groups])
+    own = tmp_path / "figures" / "for-the-paper.png"
+    own.write_bytes(b"the user's")
+    (tmp_path / "spec.yaml").touch()
+    with (tmp_path / WRITTEN).open("a") as file:
+        file.write("spec.yaml\nfigures/../spec.yaml\n")
+    render(tmp_path, [kept])
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    files = {"figures/gain.png", "figures/gain.svg", "tables/gain.csv", "tables/gain.tex"}
+    assert left == {"report.html", WRITTEN, "spec.yaml", "figures/for-the-paper.png", *files}
+    assert set((tmp_path / WRITTEN).read_text().splitlines()) == files
 
 
 def test_the_page_says_what_was_found_how_it_was_run_and_how_to_run_it_again(

@@ -76,7 +76,7 @@ class FeverLoader(LabelledLoader):
 
     kind = "fever"
     form = "fever:<folder, archive or file>"
-    version = 1
+    version = 2
     labels = ("REFUTES", "SUPPORTS")
 
     def inputs(self) -> Sequence[Path]:
@@ -225,13 +225,19 @@ def _roles(tree: FileTree, files: Mapping[str, object]) -> dict[str, Mapping[str
 
 
 def _dealt(claims: Mapping[str, Claim], tenths: Mapping[str, int]) -> dict[str, list[str]]:
-    """The ids of each split; what tenths leave over, fewer claims than splits, is left out."""
+    """The ids of each split; what tenths leave over, fewer claims than splits, is left out.
+
+    A claim that equals the last one of a split goes there too, so splits may be some claims off their tenths.
+    """
     ranks = {uuid: hashlib.sha256(claim.text.encode()).digest() for uuid, claim in claims.items()}
     order = sorted(ranks, key=lambda uuid: (ranks[uuid], uuid))
     dealt: dict[str, list[str]] = {}
-    start = 0
+    start = border = 0
     for split, share in tenths.items():
-        stop = start + len(order) * share // 10
+        border += len(order) * share // 10
+        stop = max(start, border)
+        while 0 < stop < len(order) and ranks[order[stop]] == ranks[order[stop - 1]]:
+            stop += 1
         dealt[split] = order[start:stop]
         start = stop
     return dealt
