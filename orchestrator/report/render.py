@@ -85,7 +85,8 @@ def render_report(
     places = ["tables" if isinstance(block, Table) else "figures" for block in blocks]
     current = {f"{place}/{file.name}" for place, own in zip(places, files, strict=True) for file in own}
     earlier = _listed(folder)
-    _list(folder, earlier | current)  # before they are written: what a run that is killed leaves is known too
+    if not current <= earlier:  # before they are written: what a run that is killed leaves is known too
+        _list(folder, earlier | current)
     written: dict[str, list[Path]] = {"figures": [], "tables": []}
     for place, own in zip(places, files, strict=True):
         for file in own:
@@ -97,7 +98,8 @@ def render_report(
         if path.is_file():
             with explained(path):
                 path.unlink()
-    _list(folder, current)
+    if not earlier <= current:
+        _list(folder, current)
     return ReportFiles(html, **written)
 
 

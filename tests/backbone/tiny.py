@@ -138,7 +138,7 @@ def moving_hub(place: Path, models: Mapping[str, Path], monkeypatch: pytest.Monk
     main = [next(iter(models))]
 
     def download(name: str, revision: str | None = None, **_: object) -> str:
-        return str(snapshots / (revision if revision in models else main[0]))
+        return str(snapshots / (revision if revision is not None and revision in models else main[0]))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     return lambda commit: main.__setitem__(0, commit)

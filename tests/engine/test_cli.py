@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -80,6 +81,15 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(tmp_path: Path, cli: Cli) -> 
         assert part in out
     assert not toy.workspace.folder.exists()
     assert toy.counts() == {}
+
+
+def test_a_dry_run_says_so_where_it_cannot_tell_how_long(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyStudy, "prepare", lambda self: setattr(self, "can_measure", False))
+    _, out, _ = cli(*toy_sweep(tmp_path).options(size=2), "--dry-run")
+    assert len(re.findall("(?:work|time) +not known, as it cannot be measured on this machine", out)) == 2
+    assert "0.00e+00" not in out
 
 
 def test_a_dry_run_counts_whole_trials(tmp_path: Path, cli: Cli) -> None:

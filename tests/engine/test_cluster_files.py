@@ -32,6 +32,7 @@ def slurm_calls(tmp_path: Path, environment: Mapping[str, str]) -> list[str]:
         (tmp_path / command).write_text(STAND_IN)
         (tmp_path / command).chmod(0o755)
     calls = tmp_path / "calls"
+    calls.write_text("")
     basis = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "CALLS": str(calls)}
     slurm = {"SUBMIT_DIR": str(tmp_path), "JOB_NODELIST": "node[1-2]", "JOB_ID": "7", "CPUS_PER_TASK": "16"}
     basis |= {f"SLURM_{name}": value for name, value in slurm.items()}
