@@ -7,8 +7,8 @@
 #       --output /scratch/$USER/babelsweep
 #
 # JOB is the job that runs, by default jobs/lrp2_sweep.py; everything after this script's name goes to it. The trials
-# share the cores and the memory of the allocation. Cancelled or out of time, it is submitted again unchanged and goes on
-# where it was.
+# share the cores and the memory of the allocation. Cancelled or out of time, it is submitted again unchanged and goes
+# on where it was.
 #SBATCH --job-name=babelsweep
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=16

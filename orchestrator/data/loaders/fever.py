@@ -71,7 +71,8 @@ class FeverLoader(LabelledLoader):
 
     The training file is dealt 8:1:1 into train, dev and edit (104,966 claims of KILT into 83,972, 10,496 and 10,496),
     the held-out one is the test; one file alone is dealt 7:1:1:1. Claims are dealt in the order of the SHA-256 of their
-    text, so that equal claims stay together. Claims with too little evidence have no label and are left out.
+    text, and equal claims stay together, for which a split may get some more. Claims with too little evidence have no
+    label and are left out.
     """
 
     kind = "fever"
