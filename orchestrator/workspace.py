@@ -5,7 +5,8 @@
 <root>/<sweep>/spec.yaml         what was asked, readable as --config
 <root>/<sweep>/trials/<key>.parquet  <key>.stopped.json
 <root>/<sweep>/scratch/<key>/    a running trial's checkpoints, removed when it is finished
-<root>/<sweep>/summary.parquet  summary.json  report.html  figures/*.png  tracking.json  logs/
+<root>/<sweep>/summary.parquet  summary.json  report.html  figures/  tables/  .report-files
+<root>/<sweep>/tracking.json  logs/
 """
 
 from __future__ import annotations
