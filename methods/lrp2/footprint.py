@@ -33,8 +33,7 @@ FEWEST_TILE_ROWS = 64
 # For the tables of the branches that the head takes together: so much at most, and this part of the memory bound.
 HEAD_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
 HEAD_SHARE = 1 / 16
-# Of the memory that weights and working space leave free; the rest is for the head's tables and what an allocator
-# loses.
+# Of the memory that weights, working space and the head's tables leave free; the rest is for what an allocator loses.
 TILE_SHARE = 0.85
 # Facts whose token ids are in memory at a time: a worker streams a language, it never holds it whole.
 FACTS_AT_ONCE = 2048
