@@ -24,7 +24,8 @@ def real_data() -> Path:
     """The folder with the published mLAMA, BMLAMA and sentence files; they are not part of the project."""
     named = os.environ.get("BABELSWEEP_TEST_DATA")
     if not named or not (Path(named) / "mlama1.1.zip").exists():
-        pytest.skip(f"the published data files are not at {named}; set BABELSWEEP_TEST_DATA to their folder")
+        where = f"are not at {named}" if named else "are nowhere named"
+        pytest.skip(f"the published data files {where}; set BABELSWEEP_TEST_DATA to their folder")
     return Path(named)
 
 

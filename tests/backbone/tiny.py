@@ -144,6 +144,15 @@ def moving_hub(place: Path, models: Mapping[str, Path], monkeypatch: pytest.Monk
     return lambda commit: main.__setitem__(0, commit)
 
 
+def replaced_model(place: Path, first: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A hub whose model is `first`, as commit 0123abcd, until what is returned puts a tiny BERT in its place."""
+    new = place / "new"
+    tiny_model("bert").save_pretrained(new)
+    tiny_tokenizer().save_pretrained(new)
+    move = moving_hub(place, {"0123abcd": first, "4567cdef": new}, monkeypatch)
+    return lambda: move("4567cdef")
+
+
 def kind_of_family(family: str) -> Literal["masked", "causal"]:
     """Which of the two tokenizers a family takes."""
     return "masked" if FAMILIES[family][1].endswith("ForMaskedLM") else "causal"

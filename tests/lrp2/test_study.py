@@ -14,7 +14,7 @@ from methods.lrp2.spec import LRP2Spec
 from methods.lrp2.study import LRP2Study
 from orchestrator.errors import UserError
 from orchestrator.spec import ENGINE_FIELDS
-from tests.backbone.tiny import moving_hub, tiny, tiny_model, tiny_tokenizer
+from tests.backbone.tiny import replaced_model, tiny
 from tests.trials import answer, context, results
 
 SMALL: dict[str, Any] = {
@@ -119,13 +119,9 @@ def test_the_pivot_alone_is_nothing_to_search(cache: Path) -> None:
 def test_a_hub_model_that_moves_on_is_still_the_one_of_the_keys(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new = tmp_path / "new"
-    tiny_model("bert").save_pretrained(new)
-    tiny_tokenizer().save_pretrained(new)
-    old = builtin_models()["atlas-bert"]
-    move = moving_hub(tmp_path, {"0123abcd": old, "4567cdef": new}, monkeypatch)
+    replace_it = replaced_model(tmp_path, builtin_models()["atlas-bert"], monkeypatch)
     made = study(cache, model="org/name", languages=("de",), max_facts=8)
-    move("4567cdef")
+    replace_it()
     assert made.load(context(cache, tmp_path / "scratch")).backbone.hidden_size == made.description.hidden_size != 32
     assert made.tokenizer.vocab_size == made.description.vocab_size
     assert made.describe()["model"] == made.spec.model == "org/name"

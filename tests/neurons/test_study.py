@@ -17,7 +17,7 @@ from methods.neurons.study import NeuronStudy
 from orchestrator.errors import UserError
 from orchestrator.report.blocks import Table
 from orchestrator.study import Summary, TrialResult
-from tests.backbone.tiny import moving_hub, tiny_model, tiny_tokenizer
+from tests.backbone.tiny import replaced_model
 from tests.jobs import JobContract, Mistakes
 from tests.trials import context, results
 
@@ -53,13 +53,9 @@ def finished(cache: Path) -> tuple[list[TrialResult], Summary]:
 def test_a_hub_model_that_moves_on_is_still_the_one_of_the_keys(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new = tmp_path / "new"
-    tiny_model("bert").save_pretrained(new)
-    tiny_tokenizer().save_pretrained(new)
-    old = builtin_models()["atlas-bert"]
-    move = moving_hub(tmp_path, {"0123abcd": old, "4567cdef": new}, monkeypatch)
+    replace_it = replaced_model(tmp_path, builtin_models()["atlas-bert"], monkeypatch)
     made = study(cache, model="org/name", languages=("de",))
-    move("4567cdef")
+    replace_it()
     assert made.load(context(cache, tmp_path / "scratch")).backbone.hidden_size == made.description.hidden_size != 32
     assert made.describe()["model"] == "org/name"
 
