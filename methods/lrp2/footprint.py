@@ -26,9 +26,9 @@ from orchestrator.needs import ModelNeeds
 
 # Numbers that go through a block at a time (rows times hidden size): on a CPU what the caches hold, on a GPU what keeps
 # it busy.
-STATES_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}
-# Numbers per branch of a tile: more would not be faster.
-MOST_TILE_STATES = {"cpu": 2**21, "cuda": 2**26}
+STATES_AT_ONCE = {"cpu": 2**21, "cuda": 2**24}
+# Numbers per branch of a tile: more would not be faster, and on a CPU two branches go through a block side by side.
+MOST_TILE_STATES = {"cpu": 2**20, "cuda": 2**26}
 FEWEST_TILE_ROWS = 64
 # For the tables of the branches that the head takes together: so much at most, and this part of the memory bound.
 HEAD_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}

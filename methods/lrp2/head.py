@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from methods.backbone.cores import at_a_time, side_by_side
+
 # Rows and vocabulary entries of a tile of logits: on a CPU what its caches hold, on a GPU what keeps it busy.
 ROW_TILE = {"cpu": 1024, "cuda": 2048}
 VOCABULARY_TILE = {"cpu": 1024, "cuda": 4096}
@@ -142,18 +144,37 @@ class Head:
             shift: [R], keeps the exponentials in range.
             before, after: the levels.
         """
-        height, width = ROW_TILE[states.device.type], VOCABULARY_TILE[states.device.type]
         first, stop = self.edges[before], self.edges[after]
-        total = torch.zeros_like(shift)
-        buffer = torch.empty(min(height, len(states)), width, dtype=self.dtype, device=states.device)
-        for start in range(0, len(states), height):
-            rows = states[start : start + height].to(self.dtype)
-            at = slice(start, start + len(rows))
-            for v in range(first, stop, width):
-                part = slice(v, min(v + width, stop))
-                bias = None if self.bias is None else self.bias[part]
-                total[at] += exponentials(rows, self.weight[part], bias, shift[at, None], buffer).sum(-1)
+        number = at_a_time(states.device)
+        rows, total = states.to(self.dtype), torch.zeros_like(shift)
+        width = VOCABULARY_TILE[states.device.type]
+        span = width * -(-(stop - first) // (width * number))
+
+        def over(part: slice) -> Tensor:
+            bias = None if self.bias is None else self.bias[part]
+            return summed_exponentials(rows, self.weight[part], bias, shift, ROW_TILE[states.device.type] // number)
+
+        parts = [slice(v, min(v + span, stop)) for v in range(first, stop, span)]
+        side_by_side(parts, over, lambda _, summed: total.add_(summed), number)
         return total
+
+
+def summed_exponentials(rows: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor, height: int) -> Tensor:
+    """Sum of exp(logits - shift) over a part of the vocabulary, tile by tile: [R, D], [v, D], [v], [R] to [R].
+
+    Args:
+        height: rows of a tile.
+    """
+    width = VOCABULARY_TILE[rows.device.type]
+    total = torch.zeros_like(shift)
+    buffer = torch.empty(min(height, len(rows)), width, dtype=rows.dtype, device=rows.device)
+    for start in range(0, len(rows), height):
+        at = slice(start, start + height)
+        for v in range(0, len(weight), width):
+            part = slice(v, v + width)
+            own = None if bias is None else bias[part]
+            total[at] += exponentials(rows[at], weight[part], own, shift[at, None], buffer).sum(-1)
+    return total
 
 
 def exponentials(rows: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor, buffer: Tensor) -> Tensor:

@@ -19,11 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from methods.backbone import Backbone, Plan
+from methods.backbone.cores import at_a_time, side_by_side
 from methods.backbone.projection import LastLayer, Pair
 
 
@@ -122,7 +124,8 @@ def last_states(
         shift: ``v_en - v_l``, [L + 1, D].
         walk: from `schedule`.
         last_layer: on which side of a final norm layer L lies.
-        rows_at_once: packed rows that go through a block together; more than the caches hold is slower.
+        rows_at_once: packed rows that go through a block at a time, side by side on several cores; more than the
+            caches hold is slower.
         progress: told the fraction of the block evaluations that are done.
 
     Returns:
@@ -133,6 +136,7 @@ def last_states(
     layers = backbone.num_layers
     states = backbone.embed(plan)[None]
     at_once = max(1, rows_at_once // n)
+    number = min(at_a_time(backbone.device), at_once) if backbone.fast else 1
     done = 0
 
     def count_blocks(more: int) -> None:
@@ -143,10 +147,9 @@ def last_states(
     for k, step in enumerate(walk.steps, start=1):
         with backbone.block(k) as device:
             states = _with_room(states, 1 if k == 1 else step.live, walk.most_branches, device)
-            for a in range(0, step.live, at_once):
-                b = min(step.live, a + at_once)
-                states[a:b] = backbone.layer(k, states[a:b], plan)
-                count_blocks(b - a)
+            chunks = states[: step.live].split(_chunk(step.live, at_once, number))
+            advance = partial(_advance, backbone, k, plan)
+            side_by_side(chunks, advance, lambda chunk, _: count_blocks(len(chunk)), number)
         vector = shift[k].to(states.device)
         count = step.live
         for source, sign in step.grow:
@@ -158,11 +161,11 @@ def last_states(
     with backbone.block(layers) as device:
         states = _with_room(states, walk.last, walk.most_branches, device)
         vector = shift[layers].to(device)
-        # M rows of each branch are left of N: what comes out never reaches the states that are still to go in.
+        # M rows of each branch are left of N: what comes out, in order, never reaches the states still to go in.
         out = states.view(-1)[: walk.last * m * d].view(walk.last, m, d)
-        for a in range(0, walk.last, at_once):
-            b = min(walk.last, a + at_once)
-            raw = backbone.layer(layers, states[a:b], plan, need=True)
+
+        def finish(slots: Tensor, raw: Tensor) -> None:
+            a, b = int(slots[0]), int(slots[-1]) + 1
             normed = backbone.final(raw)
             for slot in sorted(due.intersection(range(a, b))):
                 if last_layer == "normed":
@@ -171,8 +174,27 @@ def last_states(
                     normed[slot - a] = backbone.final(raw[slot - a] - vector)
             out[a:b] = normed
             count_blocks(b - a)
+
+        chunks = torch.arange(walk.last).split(_chunk(walk.last, at_once, number))
+        side_by_side(
+            chunks,
+            lambda slots: backbone.layer(layers, states[slots[0] : slots[-1] + 1], plan, need=True),
+            finish,
+            number,
+        )
     _reorder(out, [slot for slot, _ in walk.outcome])
     return out.to(backbone.device)
+
+
+def _advance(backbone: Backbone, k: int, plan: Plan, states: Tensor) -> None:
+    """Block k over some branches, in place."""
+    states.copy_(backbone.layer(k, states, plan))
+
+
+def _chunk(branches: int, at_once: int, number: int) -> int:
+    """Branches of one piece of work, when `number` pieces of no more than `at_once` together run side by side."""
+    rounds = -(-branches // (at_once // number * number))
+    return -(-branches // (rounds * number))
 
 
 def _with_room(states: Tensor, live: int, most: int, device: torch.device) -> Tensor:

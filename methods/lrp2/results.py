@@ -15,11 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from methods.lrp2.consistency import Rankings
+from methods.lrp2.found import SearchResult, SearchStats
 from methods.lrp2.selection import LanguageHits
 
 if TYPE_CHECKING:
     from methods.backbone.projection import Pair
-    from methods.lrp2.search import SearchResult
 
 METADATA_KEY = b"lrp2"
 
@@ -50,8 +50,6 @@ def hits_table(
         (list of [column, candidates sharing the top]) and, if scores were kept, candidates (their names) and scores
         (per column the list of all candidates' scores). Both are empty for a fact whose object cannot be asked.
     """
-    from methods.lrp2.search import SearchStats  # torch stands behind it, and reading needs none
-
     hits = np.concatenate([part.hits for part in parts]) if parts else np.zeros((0, 1 + len(pairs)), dtype=bool)
     ties = np.concatenate([part.ties for part in parts]) if parts else np.zeros(hits.shape, dtype=np.int16)
     stats = SearchStats()

@@ -9,13 +9,13 @@ Shape legend: Q queries, P layer pairs, N packed rows, D hidden.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.backbone import Backbone
@@ -32,13 +32,15 @@ from methods.lrp2.footprint import (
     rows_at_once,
     working_bytes,
 )
+from methods.lrp2.found import Keep, Progress, SearchResult, SearchStats, part_of
 from methods.lrp2.head import Head
 from methods.lrp2.lattice import Schedule, last_states, schedule
 from methods.lrp2.naive import hits_of_scores, naive_scores
 from methods.lrp2.probes import Query
 from methods.lrp2.ranking import LIKELY, Ranking, likely_tokens, rank
+from methods.lrp2.rounds import in_rounds, worth_rounds
 from methods.lrp2.streamed_head import StreamedHead
-from methods.lrp2.tiles import Tile, build_tile, plan_tiles
+from methods.lrp2.tiles import Tile, build_tile, packed_rows, plan_tiles
 from orchestrator.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -51,76 +53,15 @@ class OutOfMemory(UserError):
     """A single query does not fit into the memory bound."""
 
 
-@dataclass
-class SearchStats:
-    """What a search cost.
-
-    Attributes:
-        tiles: passes through the model; `retried` of them because a larger one did not fit.
-        packed_rows: rows over all tiles.
-        block_rows: packed rows times blocks computed.
-        block_flops: floating-point operations in the blocks.
-        head_rows: rows whose normaliser was computed, parts of them added up, of `needed_rows`.
-        weight_bytes: weights read from disk, where the model is streamed.
-    """
-
-    tiles: int = 0
-    retried: int = 0
-    packed_rows: int = 0
-    block_rows: int = 0
-    block_flops: float = 0.0
-    head_rows: int = 0
-    needed_rows: int = 0
-    weight_bytes: int = 0
-
-    def add(self, other: SearchStats) -> None:
-        """Adds another search's cost to this one."""
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Hits of all queries, in the order in which the queries were given.
-
-    Attributes:
-        hits: [Q, 1 + P] bool; column 0 is the unmodified model.
-        ties: [Q, 1 + P] int16, candidates that share the top with the gold object.
-        scores: per query [1 + P, candidates], or None when only hits are kept.
-    """
-
-    hits: NDArray[np.bool_]
-    ties: NDArray[np.int16]
-    scores: list[NDArray[np.floating]] | None
-    stats: SearchStats = field(default_factory=SearchStats)
-
-
-def part_of(progress: Callable[[float], None], at: float, share: float) -> Callable[[float], None]:
-    """Progress of a part that begins at `at` and is `share` of the whole."""
-    return lambda fraction: progress(at + share * fraction)
-
-
-def spread(result: SearchResult, live: Sequence[Pair], pairs: Sequence[Pair]) -> SearchResult:
-    """The columns of a search over `live` pairs at their places among all `pairs`; the others are empty."""
-    columns = [0, *(1 + pairs.index(pair) for pair in live)]
-    hits = np.zeros((len(result.hits), 1 + len(pairs)), dtype=np.bool_)
-    ties = np.zeros(hits.shape, dtype=np.int16)
-    hits[:, columns], ties[:, columns] = result.hits, result.ties
-    scores = None
-    if result.scores is not None:
-        scores = [np.full((1 + len(pairs), table.shape[1]), np.nan, dtype=table.dtype) for table in result.scores]
-        for wide, table in zip(scores, result.scores, strict=True):
-            wide[columns] = table
-    return SearchResult(hits, ties, scores, result.stats)
-
-
 class LayerSearch:
     """The search over layer pairs with one model.
 
     Args:
         backbone: the model.
-        keep: ``hits`` computes normalisers only where they can change the ranking; ``scores`` computes and keeps all.
+        keep: ``hits`` computes forms and normalisers only where they can change a hit; ``scores`` computes and keeps
+            all.
         method: ``lattice`` or ``naive``.
+        rounds: whether hits come in rounds, where these are worth it; without them every form meets every pair.
         last_layer: on which side of a final norm layer L lies.
         head_dtype: dtype of the logits.
         memory_bytes: bound on the process's memory (on a GPU: on the device's), weights included.
@@ -131,8 +72,9 @@ class LayerSearch:
         self,
         backbone: Backbone,
         *,
-        keep: Literal["hits", "scores"] = "hits",
+        keep: Keep = "hits",
         method: Literal["lattice", "naive"] = "lattice",
+        rounds: bool = True,
         last_layer: LastLayer = "normed",
         head_dtype: torch.dtype | None = None,
         memory_bytes: int | None = None,
@@ -141,6 +83,7 @@ class LayerSearch:
         self.backbone = backbone
         self.keep = keep
         self.method = method
+        self.rounds = rounds
         self.last_layer: LastLayer = last_layer
         self.memory_bytes = memory_bytes
         self.batch_size = batch_size
@@ -157,7 +100,7 @@ class LayerSearch:
         shift: Tensor | None,
         pairs: Sequence[Pair],
         *,
-        progress: Callable[[float], None] = lambda fraction: None,
+        progress: Progress = lambda fraction: None,
     ) -> SearchResult:
         """Evaluates all queries under the unmodified model and every pair.
 
@@ -170,28 +113,50 @@ class LayerSearch:
         Raises:
             OutOfMemory: if a single query does not fit.
         """
-        width = 1 + len(pairs)
-        result = SearchResult(
-            hits=np.zeros((len(queries), width), dtype=np.bool_),
-            ties=np.zeros((len(queries), width), dtype=np.int16),
-            scores=[np.empty((width, 0))] * len(queries) if self.keep == "scores" else None,
-        )
-        places = {id(query): place for place, query in enumerate(queries)}
-        answerable = [query for query in queries if query.gold >= 0]
+        places = [place for place, query in enumerate(queries) if query.gold >= 0]
+        answerable = [queries[place] for place in places]
+        if shift is not None:
+            shift = shift.to(self.backbone.device, self.backbone.dtype)
         if self.method == "naive":
-            self._naive(answerable, shift, pairs, places, result, progress)
-            return result
+            found = self._naive(answerable, shift, pairs, progress)
+        elif self._takes_rounds(pairs) and answerable:
+            layers = self.backbone.num_layers
+            found = in_rounds(partial(self._lattice, shift), answerable, pairs, layers, self.rows_of, progress)
+        else:
+            found = self._lattice(shift, answerable, pairs, self.keep, progress)
+        result = _nothing_found(len(queries), pairs, self.keep)
+        result.hits[places], result.ties[places] = found.hits, found.ties
+        if result.scores is not None and found.scores is not None:
+            for place, table in zip(places, found.scores, strict=True):
+                result.scores[place] = table
+        result.stats.add(found.stats)
+        return result
+
+    def rows_of(self, query: Query) -> int:
+        """Rows that a query takes on the packed axis."""
+        return packed_rows(query, trees=self.trees)
+
+    def _takes_rounds(self, pairs: Sequence[Pair]) -> bool:
+        """Not where every round would read a streamed model's weights once more."""
+        layers = self.backbone.num_layers
+        return self.rounds and self.keep == "hits" and not self.backbone.streamed and worth_rounds(pairs, layers)
+
+    def _lattice(
+        self, shift: Tensor | None, queries: Sequence[Query], pairs: Sequence[Pair], keep: Keep, progress: Progress
+    ) -> SearchResult:
+        """All queries under all pairs, tile by tile."""
+        result = _nothing_found(len(queries), pairs, keep)
+        places = {id(query): place for place, query in enumerate(queries)}
         if shift is None:
             shift = torch.zeros(self.backbone.num_layers + 1, self.backbone.hidden_size)
-        shift = shift.to(self.backbone.device, self.backbone.dtype)
         walk = schedule(pairs, self.backbone.num_layers)
-        waiting = list(plan_tiles(answerable, trees=self.trees, most_rows=self._tile_rows(walk)))[::-1]
+        waiting = list(plan_tiles(queries, trees=self.trees, most_rows=self._tile_rows(walk)))[::-1]
         finished = 0
         while waiting:
             members = waiting.pop()
-            at, share = finished / len(answerable), len(members) / len(answerable)
+            at, share = finished / len(queries), len(members) / len(queries)
             try:
-                self._run_tile(members, shift, walk, places, result, part_of(progress, at, share))
+                self._run_tile(members, shift, walk, places, keep, result, part_of(progress, at, share))
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -199,7 +164,7 @@ class LayerSearch:
                 result.stats.retried += 1
                 continue
             finished += len(members)
-            progress(finished / len(answerable))
+            progress(finished / len(queries))
         return result
 
     def _halve(self, members: tuple[Query, ...], error: Exception) -> list[tuple[Query, ...]]:
@@ -220,12 +185,13 @@ class LayerSearch:
         shift: Tensor,
         walk: Schedule,
         places: dict[int, int],
+        keep: Keep,
         result: SearchResult,
-        progress: Callable[[float], None],
+        progress: Progress,
     ) -> None:
         assert self.head is not None
         read = self.backbone.bytes_read
-        tile = build_tile(members, trees=self.trees, ranking_only=self.keep == "hits").to(self.backbone.device)
+        tile = build_tile(members, trees=self.trees, ranking_only=keep == "hits").to(self.backbone.device)
         plan = self.backbone.plan(tile.pack)
         last = last_states(
             self.backbone,
@@ -242,11 +208,11 @@ class LayerSearch:
         score_parts = []
         ranked: Iterable[Ranking]
         if self.head.swept:
-            ranked = [self._swept(last, tile, at_once)]
+            ranked = [self._swept(last, tile, keep, at_once)]
         else:
-            likely = self._likely(last)
+            likely = self._likely(last, keep)
             states = (self.backbone.transform(part) for part in last.split(at_once))
-            ranked = (rank(part, tile, self.head, likely, keep_scores=self.keep == "scores") for part in states)
+            ranked = (rank(part, tile, self.head, likely, keep_scores=keep == "scores") for part in states)
         b = 0
         for ranking in ranked:
             a, b = b, b + len(ranking.hits)
@@ -263,7 +229,7 @@ class LayerSearch:
         read = self.backbone.bytes_read - read
         result.stats.add(replace(self._cost(tile, walk, head_rows, len(last)), weight_bytes=read))
 
-    def _swept(self, last: Tensor, tile: Tile, at_once: int) -> Ranking:
+    def _swept(self, last: Tensor, tile: Tile, keep: Keep, at_once: int) -> Ranking:
         """The ranking of all branches together, for which the vocabulary is read once; `last` may be overwritten."""
         assert self.head is not None
         first, *others = last.split(at_once)
@@ -273,7 +239,7 @@ class LayerSearch:
         for a, part in enumerate(others, start=1):
             states[a * at_once : (a + 1) * at_once] = self.backbone.transform(part)
         nothing = torch.empty(last.shape[1], 0, dtype=torch.long, device=last.device)
-        return rank(states, tile, self.head, nothing, keep_scores=self.keep == "scores", at_once=at_once)
+        return rank(states, tile, self.head, nothing, keep_scores=keep == "scores", at_once=at_once)
 
     def _cost(self, tile: Tile, walk: Schedule, head_rows: float, outcomes: int) -> SearchStats:
         n, m = tile.pack.rows, len(tile.pack.need)
@@ -289,14 +255,8 @@ class LayerSearch:
         )
 
     def _naive(
-        self,
-        queries: Sequence[Query],
-        shift: Tensor | None,
-        pairs: Sequence[Pair],
-        places: dict[int, int],
-        result: SearchResult,
-        progress: Callable[[float], None],
-    ) -> None:
+        self, queries: Sequence[Query], shift: Tensor | None, pairs: Sequence[Pair], progress: Progress
+    ) -> SearchResult:
         todo = (1 + len(pairs)) * sum(len(query.forms) for query in queries)
         finished = 0
 
@@ -305,20 +265,17 @@ class LayerSearch:
             finished += forwards
             progress(finished / max(1, todo))
 
-        if shift is not None:
-            shift = shift.to(self.backbone.device, self.backbone.dtype)
+        result = _nothing_found(len(queries), pairs, self.keep)
+        if not queries:
+            return result
         scores = naive_scores(
             self.backbone, queries, shift, pairs, last_layer=self.last_layer, batch_size=self.batch_size, done=done
         )
-        if not queries:
-            return
         hits, ties = hits_of_scores(queries, scores)
-        rows = [places[id(query)] for query in queries]
-        result.hits[rows] = hits.T.numpy()
-        result.ties[rows] = ties.T.numpy()
+        result.hits[:], result.ties[:] = hits.T.numpy(), ties.T.numpy()
         if result.scores is not None:
-            for row, table in zip(rows, scores, strict=True):
-                result.scores[row] = table.numpy()
+            result.scores[:] = [table.numpy() for table in scores]
+        return result
 
     def _tile_rows(self, walk: Schedule) -> int:
         """Packed rows of a tile: as many as the memory bound leaves room for, up to what is worth it.
@@ -341,10 +298,10 @@ class LayerSearch:
         working = working_bytes(self.backbone.description, self.backbone.dtype, self.device)
         return int(TILE_SHARE * (self.memory_bytes - there - working - self._head_room()))
 
-    def _likely(self, last: Tensor) -> Tensor:
+    def _likely(self, last: Tensor, keep: Keep) -> Tensor:
         """Hints for the normalisers of all branches [M, H]; none where every row is normalised anyway."""
         assert self.head is not None
-        if self.keep == "scores":
+        if keep == "scores":
             return torch.empty(last.shape[1], 0, dtype=torch.long, device=last.device)
         asked = last[:: -(-len(last) // _askers(len(last)))]
         return likely_tokens(self.backbone.transform(asked), self.head)
@@ -361,6 +318,16 @@ class LayerSearch:
         """Bytes for the tables of the branches that the head takes together."""
         room = HEAD_BYTES[self.device]
         return room if self.memory_bytes is None else min(room, int(HEAD_SHARE * self.memory_bytes))
+
+
+def _nothing_found(queries: int, pairs: Sequence[Pair], keep: Keep) -> SearchResult:
+    """Room for the answers of so many queries."""
+    width = 1 + len(pairs)
+    return SearchResult(
+        hits=np.zeros((queries, width), dtype=np.bool_),
+        ties=np.zeros((queries, width), dtype=np.int16),
+        scores=[np.empty((width, 0))] * queries if keep == "scores" else None,
+    )
 
 
 def _askers(branches: int) -> int:

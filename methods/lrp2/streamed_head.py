@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from methods.backbone.cores import at_a_time, side_by_side
 from methods.backbone.streaming import StreamedVocabulary
-from methods.lrp2.head import ROW_TILE, VOCABULARY_TILE, Head, Normalisers, exponentials
+from methods.lrp2.head import ROW_TILE, Head, Normalisers, summed_exponentials
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,18 @@ class StreamedHead(Head):
         Returns:
             [R].
         """
-        device = states.device.type
-        height, width = ROW_TILE[device], VOCABULARY_TILE[device]
+        number = at_a_time(states.device)
+        height = ROW_TILE[states.device.type] // number
+        places = [slice(start, start + height) for start in range(0, len(index), height)]
         total = torch.zeros_like(bound)
-        buffer = torch.empty(min(height, len(index)), width, dtype=self.dtype, device=states.device)
         for first, tile in self.vocabulary.tiles():
             part = tile.to(self.dtype)
             bias = None if self.bias is None else self.bias[first : first + len(part)]
-            for start in range(0, len(index), height):
-                at = slice(start, min(start + height, len(index)))
-                rows = states[index[at]].to(self.dtype)
-                for v in range(0, len(part), width):
-                    cut = slice(v, v + width)
-                    own = None if bias is None else bias[cut]
-                    total[at] += exponentials(rows, part[cut], own, bound[at, None], buffer).sum(-1)
+
+            def over(at: slice, part: Tensor = part, bias: Tensor | None = bias) -> Tensor:
+                return summed_exponentials(states[index[at]].to(self.dtype), part, bias, bound[at], height)
+
+            side_by_side(places, over, lambda at, summed: total[at].add_(summed), number)
         return bound + total.log()
 
     def safe_log_normalisers(self, states: Tensor) -> Tensor:

@@ -25,11 +25,12 @@ from methods.lrp2.analysis.answer import summarize_search
 from methods.lrp2.analysis.record import record_of
 from methods.lrp2.estimate import Reader, estimate_search, needs_of, read_tokenizer
 from methods.lrp2.footprint import FACTS_AT_ONCE, fits_beside, least_memory
+from methods.lrp2.found import SearchResult, part_of, spread
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import ProbeOptions, Query, QueryBuilder
 from methods.lrp2.racing import Race
 from methods.lrp2.results import hits_table
-from methods.lrp2.search import LayerSearch, SearchResult, part_of, spread
+from methods.lrp2.search import LayerSearch
 from methods.lrp2.spec import LRP2Spec, idle_options
 from orchestrator.data import FactStore, SentenceStore, facts_beside, prepare_sentences
 from orchestrator.errors import Problems, UserError, did_you_mean

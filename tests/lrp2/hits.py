@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from methods.backbone.projection import all_pairs
+from methods.lrp2.found import SearchResult, SearchStats
 from methods.lrp2.results import hits_table
-from methods.lrp2.search import SearchResult, SearchStats
 from methods.lrp2.selection import LanguageHits
 from methods.lrp2.spec import LRP2Spec
 from orchestrator.results import encode_trial

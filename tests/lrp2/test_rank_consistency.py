@@ -20,11 +20,11 @@ from methods.lrp2.analysis.language import evaluate_language
 from methods.lrp2.analysis.rank_consistency import AS_BEFORE, CLOSER, rank_consistency
 from methods.lrp2.analysis.record import record_of
 from methods.lrp2.consistency import fact_consistency
+from methods.lrp2.found import SearchResult, SearchStats
 from methods.lrp2.outcome import Consistency
 from methods.lrp2.probes import ProbeOptions, QueryBuilder
 from methods.lrp2.results import has_rankings, hits_table, language_rankings
 from methods.lrp2.results import language_hits as read_hits
-from methods.lrp2.search import SearchResult, SearchStats
 from methods.lrp2.selection import SelectionOptions
 from orchestrator.data import Pool
 from orchestrator.report.blocks import HeatMaps

@@ -18,9 +18,10 @@ from methods.backbone import Backbone
 from methods.backbone.projection import Pair
 from methods.instruments import wall_seconds
 from methods.lrp2.benchmark.peers import PEERS, peer_scores
+from methods.lrp2.found import SearchStats
 from methods.lrp2.naive import hits_of_scores, naive_scores
 from methods.lrp2.probes import Query
-from methods.lrp2.search import LayerSearch, SearchStats
+from methods.lrp2.search import LayerSearch
 
 SCORES, HITS, NAIVE = "lattice, scores", "lattice, hits", "naive"
 AGAINST = (NAIVE, *PEERS)

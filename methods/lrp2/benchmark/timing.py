@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,13 +19,17 @@ from methods.instruments import wait, wall_seconds
 
 @contextmanager
 def clocked_blocks(backbone: Backbone) -> Iterator[Callable[[], tuple[float, float]]]:
-    """Wall and CPU seconds spent inside `Backbone.layer`; on a GPU the device's own time, without waiting for it."""
+    """Wall and CPU seconds in which `Backbone.layer` was at work; on a GPU the device's own time, without waiting.
+
+    Calls that overlap, on threads side by side, count once.
+    """
     layer, cuda = backbone.layer, backbone.device.type == "cuda"
     marks: list[tuple[Any, Any]] = []
     wall = cpu = 0.0
+    busy, start, lock = 0, (0.0, 0.0), threading.Lock()
 
     def clocked(*arguments: Any, **named: Any) -> Tensor:
-        nonlocal wall, cpu
+        nonlocal wall, cpu, busy, start
         if cuda:
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             before.record()
@@ -32,11 +37,18 @@ def clocked_blocks(backbone: Backbone) -> Iterator[Callable[[], tuple[float, flo
             after.record()
             marks.append((before, after))
             return states
-        start = time.perf_counter(), time.process_time()
-        states = layer(*arguments, **named)
-        wall += time.perf_counter() - start[0]
-        cpu += time.process_time() - start[1]
-        return states
+        with lock:
+            if not busy:
+                start = time.perf_counter(), time.process_time()
+            busy += 1
+        try:
+            return layer(*arguments, **named)
+        finally:
+            with lock:
+                busy -= 1
+                if not busy:
+                    wall += time.perf_counter() - start[0]
+                    cpu += time.process_time() - start[1]
 
     def seconds() -> tuple[float, float]:
         if cuda:
