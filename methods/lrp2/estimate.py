@@ -19,6 +19,7 @@ from methods.backbone.projection import Pair
 from methods.lrp2.footprint import QueryCost, query_cost, search_needs, takes_trees
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import Query
+from methods.lrp2.rounds import share_of_work, worth_rounds
 from methods.lrp2.search import LayerSearch
 from orchestrator.needs import ModelNeeds
 from orchestrator.study import Estimate, Trial
@@ -30,6 +31,7 @@ SAMPLED_FACTS = 32
 SAMPLED_LANGUAGES, FEWER_FACTS = 4, 16
 SAMPLED_SENTENCES = 64
 CALIBRATION_FLOPS = 4e11
+ROUNDS_FLOPS = 1e12
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def estimate_search(study: LRP2Study, trials: Sequence[Trial], threads: int) -> 
     torch.set_num_threads(threads)
     naive = spec.search == "naive"
     trees = takes_trees(model) and not naive
-    search_flops = 0.0
+    search_flops = pivot_flops = 0.0
     sample: list[Query] = []
     pivot_sample: list[Query] = []
     for trial in trials:
@@ -92,8 +94,13 @@ def estimate_search(study: LRP2Study, trials: Sequence[Trial], threads: int) -> 
         language = str(trial.cell["language"])
         queries = sampled_queries(study, language, facts, SAMPLED_FACTS)
         pairs = study.pairs if language != spec.pivot else ()
-        search_flops += len(facts) * _flops(study, query_cost(queries, trees=trees), pairs)
-        (sample if pairs else pivot_sample).extend(query for query in queries if query.gold >= 0)
+        flops = len(facts) * _flops(study, query_cost(queries, trees=trees), pairs)
+        if pairs:
+            search_flops += flops
+            sample += [query for query in queries if query.gold >= 0]
+        else:
+            pivot_flops += flops
+            pivot_sample += [query for query in queries if query.gold >= 0]
     languages = {str(trial.cell["language"]) for trial in trials} | {spec.pivot}
     vector_flops = sum(_vector_flops(study, language) for language in languages)
     device = "cuda" if spec.gpus_per_trial != 0 and torch.cuda.is_available() else "cpu"
@@ -108,7 +115,14 @@ def estimate_search(study: LRP2Study, trials: Sequence[Trial], threads: int) -> 
         seconds_per_flop = _calibrate(study, backbone, sample or pivot_sample, trees)
         rate = 1e-9 / seconds_per_flop
         notes.append(f"time from a run of a few queries on this machine: {rate:.0f} GFLOP/s, head included")
-    flops = search_flops + vector_flops
+    in_rounds = spec.keep == "hits" and not naive and spec.placement != "stream"
+    if sample and in_rounds and worth_rounds(study.pairs, model.num_layers):
+        share = _share_of_rounds(study, backbone, sample, trees)
+        search_flops *= share
+        notes.insert(
+            1, f"about {share:.0%} of them are done: most queries that the model has wrong are not asked whole"
+        )
+    flops = search_flops + pivot_flops + vector_flops
     return Estimate(flops, flops * seconds_per_flop, notes)
 
 
@@ -132,6 +146,18 @@ def _vector_flops(study: LRP2Study, language: str) -> float:
     return 0.0
 
 
+def _share_of_rounds(study: LRP2Study, backbone: Backbone, sample: Sequence[Query], trees: bool) -> float:
+    """What the rounds of the search leave of its operations, by what the model itself answers to some queries."""
+    whole = query_cost(sample, trees=trees)
+    each = whole.rows * study.description.num_layers * study.description.block_flops(whole.length)
+    each += whole.needed * study.description.head_flops()
+    count = max(1, int(ROUNDS_FLOPS / each))
+    queries = sample[:: -(-len(sample) // count)]
+    search = LayerSearch(backbone, keep="scores", last_layer=study.spec.last_layer)
+    base = search.run(queries, None, ())
+    return share_of_work(queries, base, study.pairs, study.description.num_layers, search.rows_of)
+
+
 def _calibrate(study: LRP2Study, backbone: Backbone, sample: Sequence[Query], trees: bool) -> float:
     """Seconds per floating-point operation of the real search, head and bookkeeping included."""
     queries = list(sample)
@@ -144,7 +170,7 @@ def _calibrate(study: LRP2Study, backbone: Backbone, sample: Sequence[Query], tr
     while len(queries) > 1 and len(queries) * _flops(study, cost, pairs) > CALIBRATION_FLOPS:
         queries = queries[::2]
     method: Literal["naive", "lattice"] = "naive" if study.spec.search == "naive" else "lattice"
-    search = LayerSearch(backbone, keep=study.spec.keep, method=method, last_layer=study.spec.last_layer)
+    search = LayerSearch(backbone, keep=study.spec.keep, method=method, rounds=False, last_layer=study.spec.last_layer)
     generator = torch.Generator().manual_seed(0)
     shift = 0.01 * torch.randn(backbone.num_layers + 1, backbone.hidden_size, generator=generator)
     search.run(queries[:1], shift, pairs)

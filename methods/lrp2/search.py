@@ -117,13 +117,13 @@ class LayerSearch:
         answerable = [queries[place] for place in places]
         if shift is not None:
             shift = shift.to(self.backbone.device, self.backbone.dtype)
+        lattice = partial(self._lattice, shift, None if self.method == "naive" else self._free_bytes())
         if self.method == "naive":
             found = self._naive(answerable, shift, pairs, progress)
         elif self._takes_rounds(pairs) and answerable:
-            layers = self.backbone.num_layers
-            found = in_rounds(partial(self._lattice, shift), answerable, pairs, layers, self.rows_of, progress)
+            found = in_rounds(lattice, answerable, pairs, self.backbone.num_layers, self.rows_of, progress)
         else:
-            found = self._lattice(shift, answerable, pairs, self.keep, progress)
+            found = lattice(answerable, pairs, self.keep, progress)
         result = _nothing_found(len(queries), pairs, self.keep)
         result.hits[places], result.ties[places] = found.hits, found.ties
         if result.scores is not None and found.scores is not None:
@@ -142,15 +142,21 @@ class LayerSearch:
         return self.rounds and self.keep == "hits" and not self.backbone.streamed and worth_rounds(pairs, layers)
 
     def _lattice(
-        self, shift: Tensor | None, queries: Sequence[Query], pairs: Sequence[Pair], keep: Keep, progress: Progress
+        self,
+        shift: Tensor | None,
+        free: int | None,
+        queries: Sequence[Query],
+        pairs: Sequence[Pair],
+        keep: Keep,
+        progress: Progress,
     ) -> SearchResult:
-        """All queries under all pairs, tile by tile."""
+        """All queries under all pairs, tile by tile; `free` bytes are left for states, None without a bound."""
         result = _nothing_found(len(queries), pairs, keep)
         places = {id(query): place for place, query in enumerate(queries)}
         if shift is None:
             shift = torch.zeros(self.backbone.num_layers + 1, self.backbone.hidden_size)
         walk = schedule(pairs, self.backbone.num_layers)
-        waiting = list(plan_tiles(queries, trees=self.trees, most_rows=self._tile_rows(walk)))[::-1]
+        waiting = list(plan_tiles(queries, trees=self.trees, most_rows=self._tile_rows(walk, free)))[::-1]
         finished = 0
         while waiting:
             members = waiting.pop()
@@ -277,13 +283,12 @@ class LayerSearch:
             result.scores[:] = [table.numpy() for table in scores]
         return result
 
-    def _tile_rows(self, walk: Schedule) -> int:
-        """Packed rows of a tile: as many as the memory bound leaves room for, up to what is worth it.
+    def _tile_rows(self, walk: Schedule, free: int | None) -> int:
+        """Packed rows of a tile: as many as fit into `free` bytes, up to what is worth it.
 
         Of a streamed model it is as many as fit, because every tile reads the weights.
         """
         most = max(FEWEST_TILE_ROWS, MOST_TILE_STATES[self.device] // self.backbone.hidden_size)
-        free = self._free_bytes()
         if free is None:
             return most
         fit = fitting_rows(self.backbone.description, self.backbone.dtype, walk, self.device, free)

@@ -101,7 +101,7 @@ def test_a_tile_of_a_streamed_model_is_as_large_as_fits(tmp_path: Path) -> None:
     """Larger tiles are no faster in memory, but they save readings."""
     case, streamed = both(tmp_path, "bloom")
     walk = schedule(all_pairs(4), 4)
-    rows = [LayerSearch(b, memory_bytes=2**40)._tile_rows(walk) for b in (case.backbone, streamed)]
+    rows = [LayerSearch(b)._tile_rows(walk, 2**40) for b in (case.backbone, streamed)]
     assert rows[1] > 1000 * rows[0]
 
 
