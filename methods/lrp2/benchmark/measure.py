@@ -111,18 +111,22 @@ class Settings:
 
 @dataclass
 class Timing:
-    """Runs of one contender: seconds, peak memory in bytes, and of the lattice the seconds inside blocks."""
+    """Runs of one contender: seconds, peak memory in bytes, and of the lattice the seconds inside blocks.
+
+    `matrix` has for each run the rates of matrix products, per second and per CPU second, just before and after it.
+    """
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     block_wall: list[float] = field(default_factory=list)
     block_cpu: list[float] = field(default_factory=list)
+    matrix: list[tuple[float, float]] = field(default_factory=list)
     peak: int = 0
     answer: Answer = field(init=False)
 
-    def block_rate(self, seconds: Sequence[float]) -> float:
-        """Operations per second in the blocks, in the best run; 0 where no time was taken."""
-        return max((self.answer.stats.block_flops / s for s in seconds if s), default=0.0)
+    def block_rates(self, seconds: Sequence[float]) -> list[float]:
+        """Operations per second in the blocks, of every run; 0 where no time was taken."""
+        return [self.answer.stats.block_flops / s if s else 0.0 for s in seconds]
 
 
 def run_benchmark(settings: Settings, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -154,9 +158,9 @@ def run_benchmark(settings: Settings, say: Callable[[str], None] = lambda text: 
         contenders += [
             work.one_by_one(name, best, settings.sample_pairs) for name in AGAINST if name in settings.against
         ]
-    timings, rates = _alternate(contenders, backbone, settings.repeats, say)
+    timings = _alternate(contenders, backbone, settings.repeats, say)
     result = {
-        **_verdict(timings, rates, queries),
+        **_verdict(timings, queries),
         "settings": {name: value for name, value in vars(settings).items() if name != "cache"},
         "model": {
             "architecture": backbone.description.architecture,
@@ -188,11 +192,11 @@ def _queries(settings: Settings, backbone: Backbone) -> tuple[Query, ...]:
 
 def _alternate(
     contenders: Sequence[Contender], backbone: Backbone, repeats: int, say: Callable[[str], None]
-) -> tuple[dict[str, Timing], list[tuple[float, float]]]:
+) -> dict[str, Timing]:
     """All contenders in turn, `repeats` times; the matrix rate is measured between them."""
     device = backbone.device.type
     timings = {contender.name: Timing() for contender in contenders}
-    rates = [matrix_rate(backbone)]
+    before = matrix_rate(backbone)
     for turn in range(repeats):
         for contender in contenders:
             say(f"Run {turn + 1} of {repeats}: {contender.name} ...")
@@ -208,31 +212,35 @@ def _alternate(
             block_wall, block_cpu = blocks()
             timing.block_wall.append(block_wall)
             timing.block_cpu.append(block_cpu)
-            rates.append(matrix_rate(backbone))
-    return timings, rates
+            after = matrix_rate(backbone)
+            timing.matrix.append(((before[0] + after[0]) / 2, (before[1] + after[1]) / 2))
+            before = after
+    return timings
 
 
-def _verdict(
-    timings: Mapping[str, Timing], rates: Sequence[tuple[float, float]], queries: Sequence[Query]
-) -> dict[str, Any]:
-    """The main keys, and the rates that the roofline fraction comes from."""
+def _verdict(timings: Mapping[str, Timing], queries: Sequence[Query]) -> dict[str, Any]:
+    """The main keys, and the rates that the roofline fraction comes from: medians over the lattice's runs.
+
+    Each run's blocks are compared with the matrix products just before and after it, since a machine's rate drifts.
+    """
     scores, hits, naive = timings[SCORES], timings[HITS], timings.get(NAIVE)
     agreements = [_agreement(timing, timings, queries) for timing in (scores, hits)]
-    matrix, matrix_cpu = (max(column) for column in zip(*rates, strict=True))
-    blocks = max(timing.block_rate(timing.block_wall) for timing in (scores, hits))
-    blocks_cpu = max(timing.block_rate(timing.block_cpu) for timing in (scores, hits))
+    lattice = (scores, hits)
+    matrix, matrix_cpu = zip(*(rates for timing in lattice for rates in timing.matrix), strict=True)
+    blocks = [rate for timing in lattice for rate in timing.block_rates(timing.block_wall)]
+    blocks_cpu = [rate for timing in lattice for rate in timing.block_rates(timing.block_cpu)]
     return {
         "ratio": naive and min(naive.wall) / min(scores.wall),
         "ratio_hits": naive and min(naive.wall) / min(hits.wall),
         "hits_equal": None if agreements[0] is None else not any(a["hits_differ"] for a in agreements if a),
         "max_abs_diff": agreements[0] and agreements[0]["max_abs_diff"],
         "peak_mb": hits.peak / 1e6,
-        "roofline_fraction": blocks / matrix,
+        "roofline_fraction": statistics.median(own / rate for own, rate in zip(blocks, matrix, strict=True)),
         "roofline": {
-            "matrix_gflop_per_second": matrix / 1e9,
-            "blocks_gflop_per_second": blocks / 1e9,
-            "matrix_gflop_per_cpu_second": matrix_cpu / 1e9,
-            "blocks_gflop_per_cpu_second": blocks_cpu / 1e9,
+            "matrix_gflop_per_second": statistics.median(matrix) / 1e9,
+            "blocks_gflop_per_second": statistics.median(blocks) / 1e9,
+            "matrix_gflop_per_cpu_second": statistics.median(matrix_cpu) / 1e9,
+            "blocks_gflop_per_cpu_second": statistics.median(blocks_cpu) / 1e9,
         },
     }
 
