@@ -31,8 +31,8 @@ from methods.lrp2.probes import Query
 WORTH_A_ROUND = 3
 # A query that would keep more than this share of its rows is not cut down.
 MOST_OF_A_QUERY = 0.75
-# Below so many rows a block takes as long as with them: reading its weights is what takes the time.
-FEWEST_BLOCK_ROWS = 64
+# Below so many rows a block takes as long as with them: on a CPU to read its weights, on a GPU to be launched.
+FEWEST_BLOCK_ROWS = {"cpu": 64, "cuda": 1024}
 # Share of the queries and pairs of round 2 that it leaves open: 3 to 5% with the built-in models. And the rows that go
 # through all pairs before anything is known. Progress and estimates rest on them, nothing else.
 LEFT_OPEN = 0.05
@@ -50,7 +50,14 @@ def worth_rounds(pairs: Sequence[Pair], num_layers: int) -> bool:
 
 
 def in_rounds(
-    search: Search, queries: Sequence[Query], pairs: Sequence[Pair], num_layers: int, rows: Rows, progress: Progress
+    search: Search,
+    queries: Sequence[Query],
+    pairs: Sequence[Pair],
+    *,
+    num_layers: int,
+    rows: Rows,
+    device: str = "cpu",
+    progress: Progress = lambda fraction: None,
 ) -> SearchResult:
     """Hits and ties of all queries under all pairs, the same that ``search(queries, pairs, "hits", ...)`` finds."""
     evaluations = schedule(pairs, num_layers).block_evaluations
@@ -71,7 +78,8 @@ def in_rounds(
         met = search(list(duels.values()), pairs, "hits", part_of(progress, first, second))
         open_[list(duels)] = (met.hits | (met.ties > 0))[:, 1:]
         result.stats.add(met.stats)
-    groups = list(groups_of(open_, [rows(query) for query in queries], pairs, num_layers))
+    fewest = FEWEST_BLOCK_ROWS[device]
+    groups = list(groups_of(open_, [rows(query) for query in queries], pairs, num_layers, fewest))
     at, third = first + second, 1 - first - second
     for places, columns, cost in groups:
         share = third * cost / sum(cost for _, _, cost in groups)
@@ -145,7 +153,7 @@ def share_of_work(
 
 
 def groups_of(
-    open_: NDArray[np.bool_], rows: Sequence[int], pairs: Sequence[Pair], num_layers: int
+    open_: NDArray[np.bool_], rows: Sequence[int], pairs: Sequence[Pair], num_layers: int, fewest_rows: int
 ) -> Iterator[tuple[list[int], list[int], int]]:
     """Queries that are searched together, under all pairs that are open for one of them.
 
@@ -154,6 +162,7 @@ def groups_of(
     Args:
         open_: [Q, P].
         rows: of each query.
+        fewest_rows: what a block is charged for at least.
 
     Yields:
         The places of the queries, the columns of the pairs, and the rows that go through blocks.
@@ -165,7 +174,7 @@ def groups_of(
         if key not in known:
             walk = schedule([pairs[column] for column in np.flatnonzero(columns).tolist()], num_layers)
             known[key] = (*(step.live for step in walk.steps), walk.last)
-        return sum(max(live * count, FEWEST_BLOCK_ROWS) for live in known[key])
+        return sum(max(live * count, fewest_rows) for live in known[key])
 
     order = sorted(
         np.flatnonzero(open_.any(1)).tolist(), key=lambda place: (-open_[place].sum(), open_[place].tobytes())

@@ -121,7 +121,15 @@ class LayerSearch:
         if self.method == "naive":
             found = self._naive(answerable, shift, pairs, progress)
         elif self._takes_rounds(pairs) and answerable:
-            found = in_rounds(lattice, answerable, pairs, self.backbone.num_layers, self.rows_of, progress)
+            found = in_rounds(
+                lattice,
+                answerable,
+                pairs,
+                num_layers=self.backbone.num_layers,
+                rows=self.rows_of,
+                device=self.device,
+                progress=progress,
+            )
         else:
             found = lattice(answerable, pairs, self.keep, progress)
         result = _nothing_found(len(queries), pairs, self.keep)

@@ -76,7 +76,7 @@ def test_rounds_find_what_all_candidates_under_all_pairs_give(case: tuple[list[Q
     queries, scores = case
     whole = TableSearch(scores)(queries, PAIRS, "hits", lambda share: None)
     told: list[float] = []
-    found = in_rounds(TableSearch(scores), queries, PAIRS, LAYERS, rows, told.append)
+    found = in_rounds(TableSearch(scores), queries, PAIRS, num_layers=LAYERS, rows=rows, progress=told.append)
     np.testing.assert_array_equal(found.hits, whole.hits)
     np.testing.assert_array_equal(found.ties, whole.ties)
     assert told == sorted(told)
@@ -88,7 +88,7 @@ def test_a_query_that_one_rival_beats_everywhere_is_never_asked_whole() -> None:
     lost = query(0, [0, 1, 2, 3], gold=0)
     scores = np.tile([1.0, 9.0, 0.0, 0.0], (1 + len(PAIRS), 1))
     search = TableSearch([scores])
-    in_rounds(search, [lost], PAIRS, LAYERS, rows, lambda share: None)
+    in_rounds(search, [lost], PAIRS, num_layers=LAYERS, rows=rows)
     assert rows(lost) == 14
     assert search.asked == 5 * len(PAIRS)
 
@@ -98,7 +98,7 @@ def test_only_pairs_that_have_not_lost_a_query_ask_it_whole() -> None:
     scores = np.tile([1.0, 9.0, 0.0, 0.0], (1 + len(PAIRS), 1))
     scores[3] = [5.0, 4.0, 6.0, 0.0]  # under the third pair another rival wins
     search = TableSearch([scores])
-    assert not in_rounds(search, [lost], PAIRS, LAYERS, rows, lambda share: None).hits.any()
+    assert not in_rounds(search, [lost], PAIRS, num_layers=LAYERS, rows=rows).hits.any()
     assert search.asked == 5 * len(PAIRS) + 14
 
 
@@ -121,7 +121,7 @@ def test_groups_cover_every_open_pair_of_every_query_once(table: list[list[bool]
     open_ = np.array(table)
     covered = np.zeros_like(open_)
     seen: list[int] = []
-    for places, columns, cost in groups_of(open_, [20] * len(open_), PAIRS, LAYERS):
+    for places, columns, cost in groups_of(open_, [20] * len(open_), PAIRS, LAYERS, 64):
         covered[np.ix_(places, columns)] = True
         seen += places
         assert cost > 0
@@ -129,11 +129,17 @@ def test_groups_cover_every_open_pair_of_every_query_once(table: list[list[bool]
     assert (covered >= open_).all()
 
 
+def test_small_groups_are_searched_together_where_blocks_cost_as_much_for_few_rows() -> None:
+    open_ = np.eye(4, len(PAIRS), dtype=bool)
+    apart, together = (list(groups_of(open_, [20] * 4, PAIRS, LAYERS, fewest)) for fewest in (1, 1024))
+    assert len(apart) > len(together) == 1
+
+
 def test_queries_with_the_same_open_pairs_are_searched_together() -> None:
     open_ = np.zeros((4, len(PAIRS)), dtype=bool)
     open_[[0, 2]] = True
     open_[1, 0] = open_[3, -1] = True
-    groups = [(places, len(columns)) for places, columns, _ in groups_of(open_, [1000] * 4, PAIRS, LAYERS)]
+    groups = [(places, len(columns)) for places, columns, _ in groups_of(open_, [1000] * 4, PAIRS, LAYERS, 64)]
     assert ([0, 2], len(PAIRS)) in groups
 
 
