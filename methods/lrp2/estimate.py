@@ -31,7 +31,8 @@ SAMPLED_FACTS = 32
 SAMPLED_LANGUAGES, FEWER_FACTS = 4, 16
 SAMPLED_SENTENCES = 64
 CALIBRATION_FLOPS = 4e11
-ROUNDS_FLOPS = 1e12
+# The unmodified model is asked as many queries as this pays for, seconds on a CPU, and of a large model so many still.
+ROUNDS_FLOPS, FEWEST_ASKED = 1e12, 8
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,11 @@ def estimate_search(study: LRP2Study, trials: Sequence[Trial], threads: int) -> 
         seconds_per_flop = _calibrate(study, backbone, sample or pivot_sample, trees)
         rate = 1e-9 / seconds_per_flop
         notes.append(f"time from a run of a few queries on this machine: {rate:.0f} GFLOP/s, head included")
-    in_rounds = spec.keep == "hits" and not naive and spec.placement != "stream"
-    if sample and in_rounds and worth_rounds(study.pairs, model.num_layers):
-        share = _share_of_rounds(study, backbone, sample, trees)
+    if sample and spec.keep == "hits" and not naive and worth_rounds(study.pairs, model.num_layers):
+        share, asked = _share_of_rounds(study, backbone, sample, trees)
         search_flops *= share
-        notes.insert(
-            1, f"about {share:.0%} of them are done: most queries that the model has wrong are not asked whole"
-        )
+        said = f"about {share:.0%} of them, by the model's answers to {asked} queries"
+        notes.insert(1, said + (": those that it has wrong are not asked whole" if share < 1 else ""))
     flops = search_flops + pivot_flops + vector_flops
     return Estimate(flops, flops * seconds_per_flop, notes)
 
@@ -146,16 +145,16 @@ def _vector_flops(study: LRP2Study, language: str) -> float:
     return 0.0
 
 
-def _share_of_rounds(study: LRP2Study, backbone: Backbone, sample: Sequence[Query], trees: bool) -> float:
-    """What the rounds of the search leave of its operations, by what the model itself answers to some queries."""
+def _share_of_rounds(study: LRP2Study, backbone: Backbone, sample: Sequence[Query], trees: bool) -> tuple[float, int]:
+    """What the rounds of the search leave of its operations, by the model's own answers to so many queries."""
     whole = query_cost(sample, trees=trees)
     each = whole.rows * study.description.num_layers * study.description.block_flops(whole.length)
     each += whole.needed * study.description.head_flops()
-    count = max(1, int(ROUNDS_FLOPS / each))
+    count = max(FEWEST_ASKED, int(ROUNDS_FLOPS / each))
     queries = sample[:: -(-len(sample) // count)]
     search = LayerSearch(backbone, keep="scores", last_layer=study.spec.last_layer)
     base = search.run(queries, None, ())
-    return share_of_work(queries, base, study.pairs, study.description.num_layers, search.rows_of)
+    return share_of_work(queries, base, study.pairs, study.description.num_layers, search.rows_of), len(queries)
 
 
 def _calibrate(study: LRP2Study, backbone: Backbone, sample: Sequence[Query], trees: bool) -> float:

@@ -136,7 +136,7 @@ def last_states(
     layers = backbone.num_layers
     states = backbone.embed(plan)[None]
     at_once = max(1, rows_at_once // n)
-    number = min(at_a_time(backbone.device), at_once) if backbone.fast else 1
+    number = at_a_time(backbone.device, at_once) if backbone.fast else 1
     done = 0
 
     def count_blocks(more: int) -> None:

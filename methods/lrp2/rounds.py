@@ -27,8 +27,8 @@ from methods.lrp2.found import Keep, Progress, SearchResult, part_of
 from methods.lrp2.lattice import schedule
 from methods.lrp2.probes import Query
 
-# The first round is worth its L blocks where all pairs together cost so many times as much.
-WORTH_A_ROUND = 3
+# The first round is worth its L blocks, and a head for them, where all pairs together cost so many times as many.
+WORTH_A_ROUND = 5
 # A query that would keep more than this share of its rows is not cut down.
 MOST_OF_A_QUERY = 0.75
 # Below so many rows a block takes as long as with them: on a CPU to read its weights, on a GPU to be launched.
@@ -141,7 +141,7 @@ def rows_of_rounds(queries: Sequence[Query], duels: Mapping[int, Query], rows: R
 def share_of_work(
     queries: Sequence[Query], base: SearchResult, pairs: Sequence[Pair], num_layers: int, rows: Rows
 ) -> float:
-    """What the rounds leave of the block evaluations of all queries under all pairs.
+    """What the rounds leave of the block evaluations of all queries under all pairs; heads are not counted.
 
     Args:
         queries: a sample.

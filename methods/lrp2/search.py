@@ -114,40 +114,37 @@ class LayerSearch:
             OutOfMemory: if a single query does not fit.
         """
         places = [place for place, query in enumerate(queries) if query.gold >= 0]
-        answerable = [queries[place] for place in places]
+        answerable = [replace(queries[place]) for place in places]  # a query that is given twice is two queries
         if shift is not None:
             shift = shift.to(self.backbone.device, self.backbone.dtype)
-        lattice = partial(self._lattice, shift, None if self.method == "naive" else self._free_bytes())
         if self.method == "naive":
             found = self._naive(answerable, shift, pairs, progress)
-        elif self._takes_rounds(pairs) and answerable:
-            found = in_rounds(
-                lattice,
-                answerable,
-                pairs,
-                num_layers=self.backbone.num_layers,
-                rows=self.rows_of,
-                device=self.device,
-                progress=progress,
-            )
         else:
-            found = lattice(answerable, pairs, self.keep, progress)
+            found = self._all_pairs_together(answerable, shift, pairs, progress)
         result = _nothing_found(len(queries), pairs, self.keep)
         result.hits[places], result.ties[places] = found.hits, found.ties
         if result.scores is not None and found.scores is not None:
             for place, table in zip(places, found.scores, strict=True):
                 result.scores[place] = table
         result.stats.add(found.stats)
+        progress(1.0)
         return result
 
     def rows_of(self, query: Query) -> int:
         """Rows that a query takes on the packed axis."""
         return packed_rows(query, trees=self.trees)
 
-    def _takes_rounds(self, pairs: Sequence[Pair]) -> bool:
-        """Not where every round would read a streamed model's weights once more."""
-        layers = self.backbone.num_layers
-        return self.rounds and self.keep == "hits" and not self.backbone.streamed and worth_rounds(pairs, layers)
+    def _all_pairs_together(
+        self, queries: Sequence[Query], shift: Tensor | None, pairs: Sequence[Pair], progress: Progress
+    ) -> SearchResult:
+        """The lattice, in rounds where these are worth it; a streamed model would be read once more for every round."""
+        lattice, layers = partial(self._lattice, shift, self._free_bytes()), self.backbone.num_layers
+        takes_rounds = self.rounds and self.keep == "hits" and not self.backbone.streamed
+        if not (queries and takes_rounds and worth_rounds(pairs, layers)):
+            return lattice(queries, pairs, self.keep, progress)
+        return in_rounds(
+            lattice, queries, pairs, num_layers=layers, rows=self.rows_of, device=self.device, progress=progress
+        )
 
     def _lattice(
         self,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
-from collections.abc import Iterator
+import weakref
 
 import pytest
 import torch
 
 from methods.backbone.cores import at_a_time, side_by_side
 
-
-@pytest.fixture(autouse=True)
-def four_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("four_threads")
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -67,8 +63,32 @@ def test_the_first_error_is_raised_when_all_that_began_are_done() -> None:
     assert torch.get_num_threads() == 4
 
 
-def test_a_cpu_takes_as_many_pieces_as_it_has_threads_up_to_a_few_and_a_gpu_one() -> None:
-    assert at_a_time(torch.device("cpu")) == 4
-    torch.set_num_threads(1)
-    assert at_a_time(torch.device("cpu")) == 1
-    assert at_a_time(torch.device("cuda")) == 1
+def test_what_a_failed_piece_worked_on_is_free_once_its_error_is_handled() -> None:
+    """A tile that did not fit is cut in two and tried again: its memory must not wait for the garbage collector."""
+    gc.disable()
+    try:
+        kept = weakref.ref(fail_with_a_large_tensor())
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+def fail_with_a_large_tensor() -> torch.Tensor:
+    states = torch.zeros(8)
+
+    def work(piece: int) -> None:
+        states[piece] += 1
+        raise RuntimeError("out of memory")
+
+    with contextlib.suppress(RuntimeError):
+        side_by_side(range(4), work, lambda *_: None, 2)
+    return states
+
+
+@pytest.mark.parametrize(
+    ("threads", "most", "number"), [(4, 4, 4), (4, 3, 2), (3, 4, 3), (7, 4, 1), (16, 4, 4), (1, 4, 1)]
+)
+def test_so_many_pieces_at_a_time_that_no_thread_is_left_over(threads: int, most: int, number: int) -> None:
+    torch.set_num_threads(threads)
+    assert at_a_time(torch.device("cpu"), most) == number
+    assert at_a_time(torch.device("cuda"), most) == 1

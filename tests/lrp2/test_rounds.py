@@ -143,7 +143,7 @@ def test_queries_with_the_same_open_pairs_are_searched_together() -> None:
     assert ([0, 2], len(PAIRS)) in groups
 
 
-@pytest.mark.parametrize(("layers", "worth"), [(2, False), (3, False), (4, True), (12, True)])
+@pytest.mark.parametrize(("layers", "worth"), [(2, False), (4, False), (5, True), (12, True)])
 def test_few_layers_are_not_worth_a_round_before(layers: int, worth: bool) -> None:
     assert worth_rounds(all_pairs(layers), layers) == worth
     assert not worth_rounds(all_pairs(layers)[:1], layers)

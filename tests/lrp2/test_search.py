@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.backbone.projection import all_pairs
-from methods.lrp2 import footprint, ranking
+from methods.backbone.projection import LastLayer, all_pairs
+from methods.lrp2 import footprint, head, ranking, rounds
 from methods.lrp2 import search as search_module
 from methods.lrp2.head import Head
-from methods.lrp2.lattice import schedule
+from methods.lrp2.lattice import last_states, schedule
 from methods.lrp2.search import LayerSearch, OutOfMemory
 from methods.lrp2.tiles import build_tile
 from tests.lrp2.cases import World, world
@@ -57,6 +59,21 @@ class SearchContract:
             np.testing.assert_array_equal(few.hits, all_.hits)
             np.testing.assert_array_equal(few.ties, all_.ties)
             assert few.stats.head_rows < all_.stats.head_rows
+
+    def test_rounds_find_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also where a candidate has the gold object's tokens: it ties with it in a duel as everywhere."""
+        monkeypatch.setattr(rounds, "WORTH_A_ROUND", 1)
+        monkeypatch.setattr(rounds, "MOST_OF_A_QUERY", 1.0)
+        for case in self.worlds():
+            pairs = all_pairs(case.backbone.num_layers)
+            queries = [*case.queries, *(dataclasses.replace(query, gold_twins=1) for query in case.queries)]
+            found, whole = (
+                LayerSearch(case.backbone, rounds=in_rounds).run(queries, case.shift, pairs)
+                for in_rounds in (True, False)
+            )
+            np.testing.assert_array_equal(found.hits, whole.hits)
+            np.testing.assert_array_equal(found.ties, whole.ties)
+            assert found.stats.tiles > whole.stats.tiles
 
     def test_pairs_change_answers(self) -> None:
         """Without this the other tests could pass on a search that does nothing."""
@@ -214,6 +231,70 @@ def test_a_tile_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> 
     limit = 1
     with pytest.raises(OutOfMemory, match="--memory"):
         LayerSearch(case.backbone).run(case.queries, case.shift, pairs)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_piece_that_does_not_fit_on_its_thread_halves_the_tile_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = world("bert")
+    pairs = all_pairs(4)
+    expected = LayerSearch(case.backbone).run(case.queries, case.shift, pairs)
+    real = case.backbone.layer
+
+    def tight(k: int, x: torch.Tensor, plan: Any, need: bool = False) -> torch.Tensor:
+        if plan.pack.rows > 120 and threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory")
+        return real(k, x, plan, need)
+
+    monkeypatch.setattr(case.backbone, "layer", tight)
+    result = LayerSearch(case.backbone).run(case.queries, case.shift, pairs)
+    assert result.stats.retried > 0
+    np.testing.assert_array_equal(result.hits, expected.hits)
+
+
+@pytest.mark.parametrize("family", ["bert", "bloom"])
+@pytest.mark.parametrize("last_layer", ["normed", "raw"])
+def test_branches_side_by_side_are_the_branches_one_after_the_other(
+    family: str, last_layer: LastLayer, four_threads: None
+) -> None:
+    """Two, three and four at a time, with and without some left over; what comes out lies where the states were."""
+    case = world(family, layers=6)
+    walk = schedule(all_pairs(6), 6)
+    tile = build_tile(case.queries[:5], trees=family == "bloom", ranking_only=True)
+    plan = case.backbone.plan(tile.pack)
+
+    def states(rows_at_once: int) -> torch.Tensor:
+        with torch.no_grad():
+            return last_states(
+                case.backbone, plan, case.shift, walk, last_layer=last_layer, rows_at_once=rows_at_once
+            ).clone()
+
+    alone = states(rows_at_once=1)
+    for at_once in (2, 3, 4, 9):
+        torch.testing.assert_close(states(at_once * tile.pack.rows), alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [3, 700])
+def test_normalisers_on_several_threads_are_those_of_one(
+    rows: int, four_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thread takes a part of the vocabulary."""
+    monkeypatch.setitem(head.VOCABULARY_TILE, "cpu", 16)
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(1000, 8, generator=generator), torch.randn(1000, generator=generator)
+    states = torch.randn(rows, 8, generator=generator)
+    made = Head.of((weight, bias), torch.float32)
+    shift = torch.zeros(rows)
+    expected = (states @ weight.T + bias).exp().sum(-1)
+    torch.testing.assert_close(made.exponentials(states, shift, 0, len(made.edges) - 1), expected)
+    parts = [made.exponentials(states, shift, level, level + 1) for level in range(len(made.edges) - 1)]
+    torch.testing.assert_close(torch.stack(parts).sum(0), expected)
+
+
+def test_a_query_that_is_given_twice_is_two_queries() -> None:
+    case = world("bert", layers=6)
+    twice = LayerSearch(case.backbone).run([case.queries[0]] * 2, case.shift, all_pairs(6))
+    once = LayerSearch(case.backbone).run(case.queries[:1], case.shift, all_pairs(6))
+    np.testing.assert_array_equal(twice.hits, np.repeat(once.hits, 2, 0))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

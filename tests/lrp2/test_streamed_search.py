@@ -14,6 +14,7 @@ from transformers import BloomConfig
 from methods.backbone import load_backbone
 from methods.backbone.footprint import Footprint
 from methods.backbone.projection import all_pairs
+from methods.lrp2 import head
 from methods.lrp2 import search as search_module
 from methods.lrp2 import study as study_module
 from methods.lrp2.benchmark.streaming import StreamingSettings, run_streaming, streaming_sentence, streaming_tables
@@ -61,6 +62,17 @@ def test_hits_and_scores_are_those_of_the_model_in_memory(tmp_path: Path, family
     np.testing.assert_array_equal(found.ties, expected.ties)
     assert expected.hits.any()
     assert not expected.hits.all()
+    for a, b in zip(found.scores or (), expected.scores or (), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_hits_of_a_streamed_model_are_the_same_on_several_threads(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(head.ROW_TILE, "cpu", 32)
+    case, streamed = both(tmp_path, "bloom")
+    pairs = all_pairs(case.backbone.num_layers)
+    expected = LayerSearch(case.backbone, keep="scores").run(case.queries, case.shift, pairs)
+    found = LayerSearch(streamed, keep="scores").run(case.queries, case.shift, pairs)
     for a, b in zip(found.scores or (), expected.scores or (), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 

@@ -86,8 +86,8 @@ def _contenders(result: Mapping[str, Any]) -> Table:
         f"{result['settings']['dtype']}, {environment['threads']} threads on {environment['device']} "
         f"(load {environment['load']:.1f}). {work['block_evaluations']} block evaluations per input instead of "
         f"{work['block_evaluations_one_by_one']}. Matrices: {rate['matrix_gflop_per_second']:.0f} GFLOP/s, blocks: "
-        f"{rate['blocks_gflop_per_second']:.0f}. Shortest of {result['settings']['repeats']} runs in turn."
-        + _sampled(result),
+        f"{rate['blocks_gflop_per_second']:.0f} (medians). Seconds are the shortest of {result['settings']['repeats']} "
+        "runs in turn." + _sampled(result),
         digits=1,
         spare=("median s", "GFLOP/s", "TFLOP", "CPU s"),
     )

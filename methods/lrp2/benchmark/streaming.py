@@ -4,7 +4,7 @@ A BLOOM of a published shape with random weights is written in shards. Each cont
 that peak memory is its own:
 
 - *streamed*: the layer search under the bound, all queries and pairs;
-- *in memory*: the same search without a bound, on a sample of the pairs, for the hits;
+- *in memory*: the layer search without a bound, on a sample of the pairs, for the hits;
 - *offloaded*: the naive loop over the model as Accelerate offloads it to disk, with as many weights kept in memory as
   the bound allows, on a few pairs; every forward pass reads the same weights, so the others follow from the count.
 
