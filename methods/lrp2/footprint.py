@@ -26,9 +26,11 @@ from orchestrator.needs import ModelNeeds
 
 # Numbers that go through a block at a time (rows times hidden size): on a CPU what the caches hold, on a GPU what keeps
 # it busy.
-STATES_AT_ONCE = {"cpu": 2**21, "cuda": 2**24}
-# Numbers per branch of a tile: more would not be faster, and on a CPU two branches go through a block side by side.
+STATES_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}
+# Numbers per branch of a tile: more would not be faster. On a CPU it is what goes through a block at a time.
 MOST_TILE_STATES = {"cpu": 2**20, "cuda": 2**26}
+# Where several cores compute and so many chunks' working space is free, two chunks go through a block side by side.
+ROOM_FOR_TWO_CHUNKS = 8
 FEWEST_TILE_ROWS = 64
 # For the tables of the branches that the head takes together: so much at most, and this part of the memory bound.
 HEAD_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
@@ -83,6 +85,11 @@ def rows_at_once(hidden_size: int, device: str) -> int:
     return STATES_AT_ONCE[device] // hidden_size
 
 
+def chunk_bytes(model: ModelDescription, dtype: torch.dtype, device: str) -> int:
+    """Activations of as many rows as go through a block together."""
+    return rows_at_once(model.hidden_size, device) * (model.block_weights // model.hidden_size) * dtype.itemsize
+
+
 def bytes_per_row(model: ModelDescription, dtype: torch.dtype, walk: Schedule) -> int:
     """States of all branches of a packed row."""
     return model.hidden_size * dtype.itemsize * walk.most_branches
@@ -101,9 +108,7 @@ def fitting_rows(model: ModelDescription, dtype: torch.dtype, walk: Schedule, de
 
 def working_bytes(model: ModelDescription, dtype: torch.dtype, device: str) -> int:
     """What blocks and head need while they compute: activations of a chunk of rows, tiles of logits."""
-    width = model.block_weights // model.hidden_size
-    tile = 3 * ROW_TILE[device] * VOCABULARY_TILE[device]
-    return rows_at_once(model.hidden_size, device) * width * dtype.itemsize + tile * 4
+    return chunk_bytes(model, dtype, device) + 3 * ROW_TILE[device] * VOCABULARY_TILE[device] * 4
 
 
 def least_memory(model: ModelDescription, dtype: torch.dtype, pairs: Sequence[Pair]) -> int:

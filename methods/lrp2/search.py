@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from methods.backbone import Backbone
+from methods.backbone.cores import at_a_time
 from methods.backbone.projection import LastLayer, Pair
 from methods.backbone.resident import taken_bytes
 from methods.backbone.streaming import StreamedBackbone
@@ -27,7 +28,9 @@ from methods.lrp2.footprint import (
     HEAD_BYTES,
     HEAD_SHARE,
     MOST_TILE_STATES,
+    ROOM_FOR_TWO_CHUNKS,
     TILE_SHARE,
+    chunk_bytes,
     fitting_rows,
     rows_at_once,
     working_bytes,
@@ -161,13 +164,14 @@ class LayerSearch:
         if shift is None:
             shift = torch.zeros(self.backbone.num_layers + 1, self.backbone.hidden_size)
         walk = schedule(pairs, self.backbone.num_layers)
+        block_rows, free = self._block_rows(free)
         waiting = list(plan_tiles(queries, trees=self.trees, most_rows=self._tile_rows(walk, free)))[::-1]
         finished = 0
         while waiting:
             members = waiting.pop()
             at, share = finished / len(queries), len(members) / len(queries)
             try:
-                self._run_tile(members, shift, walk, places, keep, result, part_of(progress, at, share))
+                self._run_tile(members, shift, walk, block_rows, places, keep, result, part_of(progress, at, share))
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -195,6 +199,7 @@ class LayerSearch:
         members: tuple[Query, ...],
         shift: Tensor,
         walk: Schedule,
+        block_rows: int,
         places: dict[int, int],
         keep: Keep,
         result: SearchResult,
@@ -210,7 +215,7 @@ class LayerSearch:
             shift,
             walk,
             last_layer=self.last_layer,
-            rows_at_once=rows_at_once(self.backbone.hidden_size, self.device),
+            rows_at_once=block_rows,
             progress=progress,
         )
         head_rows = 0.0
@@ -287,6 +292,14 @@ class LayerSearch:
         if result.scores is not None:
             result.scores[:] = [table.numpy() for table in scores]
         return result
+
+    def _block_rows(self, free: int | None) -> tuple[int, int | None]:
+        """Rows that go through a block at a time, and the bytes that are left for states beside them."""
+        rows = rows_at_once(self.backbone.hidden_size, self.device)
+        chunk = chunk_bytes(self.backbone.description, self.backbone.dtype, self.device)
+        if at_a_time(self.backbone.device) == 1 or (free is not None and free < ROOM_FOR_TWO_CHUNKS * chunk):
+            return rows, free
+        return 2 * rows, None if free is None else free - chunk
 
     def _tile_rows(self, walk: Schedule, free: int | None) -> int:
         """Packed rows of a tile: as many as fit into `free` bytes, up to what is worth it.

@@ -21,7 +21,7 @@ from tests.jobs import run_job
 
 pytestmark = pytest.mark.slow
 GB = 10**9
-BOUND = GB
+BOUND = 11 * GB // 10  # a worker with its libraries takes two thirds of it, and states must be left room
 FEW = (
     *("--languages", "de", "--relations", "P361", "--max-facts", "12", "--pool-size", "3", "--max-sentences", "16"),
     *("--pairs", "12/24,22/24,22/23", "--bootstrap", "100", "--null-draws", "0", "--tracking", "none", "--name", "few"),
@@ -58,7 +58,7 @@ def test_a_sweep_under_a_bound_finds_the_same_hits_and_stays_within_it(
     assert size >= 3 * GB
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     sweeps = {}
-    for name, options in {"bounded": ("--memory", "1GB"), "free": ()}.items():
+    for name, options in {"bounded": ("--memory", "1.1GB"), "free": ()}.items():
         done = run_job("lrp2_sweep.py", tmp_path / name, "--model", str(folder), *FEW, *options)
         assert done.returncode == 0, done.stderr
         assert (", streamed." in done.stdout) == (name == "bounded")
