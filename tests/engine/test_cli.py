@@ -17,6 +17,7 @@ from rich.console import Console
 from orchestrator.cli import StopSignals, guarded, main
 from orchestrator.console import duration
 from orchestrator.errors import UserError
+from orchestrator.plan import START_SECONDS
 from orchestrator.ray_session import cluster_address
 from tests.engine.conftest import ToySweep, toy_sweep
 from tests.engine.toy import ToySpec, ToyStudy
@@ -95,7 +96,8 @@ def test_a_dry_run_says_so_where_it_cannot_tell_how_long(
 def test_a_dry_run_counts_whole_trials(tmp_path: Path, cli: Cli) -> None:
     _, out, _ = cli(*toy_sweep(tmp_path).options(size=2, sleep=90), "--dry-run")
     both_at_once = "2 at a time" in out
-    assert f"about {duration(120 if both_at_once else 180)}" in out, "the larger trial is two thirds of 180 seconds"
+    trials = 120 if both_at_once else 180
+    assert f"about {duration(START_SECONDS + trials)}" in out, "the larger trial is two thirds of 180 seconds"
 
 
 def test_the_same_sweep_started_twice_is_refused(tmp_path: Path, cli: Cli) -> None:
