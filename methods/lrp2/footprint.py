@@ -86,7 +86,7 @@ def rows_at_once(hidden_size: int, device: str) -> int:
 
 
 def chunk_bytes(model: ModelDescription, dtype: torch.dtype, device: str) -> int:
-    """Activations of as many rows as go through a block together."""
+    """Bytes of the activations of as many rows as go through a block together."""
     return rows_at_once(model.hidden_size, device) * (model.block_weights // model.hidden_size) * dtype.itemsize
 
 

@@ -63,6 +63,16 @@ class SearchResult:
     scores: list[NDArray[np.floating]] | None
     stats: SearchStats = field(default_factory=SearchStats)
 
+    @classmethod
+    def empty(cls, queries: int, pairs: int, keep: Keep) -> SearchResult:
+        """Room for the answers of so many queries under so many pairs: no hits, and scores [1 + P, 0] of each."""
+        width = 1 + pairs
+        return cls(
+            hits=np.zeros((queries, width), dtype=np.bool_),
+            ties=np.zeros((queries, width), dtype=np.int16),
+            scores=[np.empty((width, 0))] * queries if keep == "scores" else None,
+        )
+
 
 def part_of(progress: Progress, at: float, share: float) -> Progress:
     """Progress of a part that begins at `at` and is `share` of the whole."""

@@ -164,10 +164,10 @@ def last_states(
         # M rows of each branch are left of N: what comes out, in order, never reaches the states still to go in.
         out = states.view(-1)[: walk.last * m * d].view(walk.last, m, d)
 
-        def finish(slots: Tensor, raw: Tensor) -> None:
-            a, b = int(slots[0]), int(slots[-1]) + 1
+        def finish(slots: range, raw: Tensor) -> None:
+            a, b = slots.start, slots.stop
             normed = backbone.final(raw)
-            for slot in sorted(due.intersection(range(a, b))):
+            for slot in sorted(due.intersection(slots)):
                 if last_layer == "normed":
                     normed[slot - a] -= vector
                 else:
@@ -175,10 +175,10 @@ def last_states(
             out[a:b] = normed
             count_blocks(b - a)
 
-        chunks = torch.arange(walk.last).split(_chunk(walk.last, at_once, number))
+        size = _chunk(walk.last, at_once, number)
         side_by_side(
-            chunks,
-            lambda slots: backbone.layer(layers, states[slots[0] : slots[-1] + 1], plan, need=True),
+            [range(a, min(a + size, walk.last)) for a in range(0, walk.last, size)],
+            lambda slots: backbone.layer(layers, states[slots.start : slots.stop], plan, need=True),
             finish,
             number,
         )

@@ -63,12 +63,8 @@ def in_rounds(
     evaluations = schedule(pairs, num_layers).block_evaluations
     first = num_layers / (num_layers + BEFORE_ANYTHING_IS_KNOWN * evaluations)
     base = search(queries, (), "scores", part_of(progress, 0, first))
-    result = SearchResult(
-        hits=np.zeros((len(queries), 1 + len(pairs)), dtype=np.bool_),
-        ties=np.zeros((len(queries), 1 + len(pairs)), dtype=np.int16),
-        scores=None,
-        stats=base.stats,
-    )
+    result = SearchResult.empty(len(queries), len(pairs), "hits")
+    result.stats.add(base.stats)
     result.hits[:, :1], result.ties[:, :1] = base.hits, base.ties
     duels = strongest_rivals(queries, base, rows)
     in_duels, afterwards = rows_of_rounds(queries, duels, rows)
@@ -81,8 +77,9 @@ def in_rounds(
     fewest = FEWEST_BLOCK_ROWS[device]
     groups = list(groups_of(open_, [rows(query) for query in queries], pairs, num_layers, fewest))
     at, third = first + second, 1 - first - second
+    whole = sum(cost for _, _, cost in groups)
     for places, columns, cost in groups:
-        share = third * cost / sum(cost for _, _, cost in groups)
+        share = third * cost / whole
         chosen = [pairs[column] for column in columns]
         part = search([queries[place] for place in places], chosen, "hits", part_of(progress, at, share))
         there = np.ix_(places, [1 + column for column in columns])

@@ -124,7 +124,7 @@ class LayerSearch:
             found = self._naive(answerable, shift, pairs, progress)
         else:
             found = self._all_pairs_together(answerable, shift, pairs, progress)
-        result = _nothing_found(len(queries), pairs, self.keep)
+        result = SearchResult.empty(len(queries), len(pairs), self.keep)
         result.hits[places], result.ties[places] = found.hits, found.ties
         if result.scores is not None and found.scores is not None:
             for place, table in zip(places, found.scores, strict=True):
@@ -159,7 +159,7 @@ class LayerSearch:
         progress: Progress,
     ) -> SearchResult:
         """All queries under all pairs, tile by tile; `free` bytes are left for states, None without a bound."""
-        result = _nothing_found(len(queries), pairs, keep)
+        result = SearchResult.empty(len(queries), len(pairs), keep)
         places = {id(query): place for place, query in enumerate(queries)}
         if shift is None:
             shift = torch.zeros(self.backbone.num_layers + 1, self.backbone.hidden_size)
@@ -281,7 +281,7 @@ class LayerSearch:
             finished += forwards
             progress(finished / max(1, todo))
 
-        result = _nothing_found(len(queries), pairs, self.keep)
+        result = SearchResult.empty(len(queries), len(pairs), self.keep)
         if not queries:
             return result
         scores = naive_scores(
@@ -341,16 +341,6 @@ class LayerSearch:
         """Bytes for the tables of the branches that the head takes together."""
         room = HEAD_BYTES[self.device]
         return room if self.memory_bytes is None else min(room, int(HEAD_SHARE * self.memory_bytes))
-
-
-def _nothing_found(queries: int, pairs: Sequence[Pair], keep: Keep) -> SearchResult:
-    """Room for the answers of so many queries."""
-    width = 1 + len(pairs)
-    return SearchResult(
-        hits=np.zeros((queries, width), dtype=np.bool_),
-        ties=np.zeros((queries, width), dtype=np.int16),
-        scores=[np.empty((width, 0))] * queries if keep == "scores" else None,
-    )
 
 
 def _askers(branches: int) -> int:

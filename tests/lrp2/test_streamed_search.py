@@ -67,7 +67,7 @@ def test_hits_and_scores_are_those_of_the_model_in_memory(tmp_path: Path, family
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_hits_of_a_streamed_model_are_the_same_on_several_threads(tmp_path: Path, monkeypatch: Any) -> None:
+def test_scores_of_a_streamed_model_are_the_same_on_several_threads(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(head.ROW_TILE, "cpu", 32)
     case, streamed = both(tmp_path, "bloom")
     pairs = all_pairs(case.backbone.num_layers)
